@@ -1,0 +1,61 @@
+"""``data``: where rows come from and which columns mean what."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fastserve_ray.spec.base import PositiveInt, Section
+
+FileFormat = Literal["parquet", "jsonl", "csv", "text"]
+
+
+class FilesSource(Section):
+    """Files on disk or at any pyarrow.fs URI."""
+
+    kind: Literal["files"] = "files"
+    path: str
+    """A file, a folder or a glob; a local path is relative to the working directory."""
+    format: FileFormat | None = None
+    """Read from the file ending when left out."""
+    max_rows: PositiveInt | None = None
+    """Take only the first rows, for a quick try."""
+
+
+class PythonDocsSource(Section):
+    """English text that every CPython carries: ``pydoc_data.topics`` and the standard library's docstrings."""
+
+    kind: Literal["python-docs"]
+    max_rows: PositiveInt | None = None
+    """Take only the first documents, for a quick try."""
+
+
+DataSource = FilesSource | PythonDocsSource
+
+
+class HeldOut(Section):
+    """A part of the training rows held out by a seeded draw."""
+
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+class Columns(Section):
+    """Which column holds what."""
+
+    text: str = "text"
+    label: str = "label"
+
+
+class DataSpec(Section):
+    """Training rows, held-out rows and how long a sequence may be."""
+
+    train: DataSource
+    """The rows to learn from."""
+    validation: FilesSource | HeldOut = HeldOut()
+    """Rows of their own, or a fraction held out of ``train``. Quality is measured on these."""
+    columns: Columns = Columns()
+    max_length: int = Field(default=128, ge=8, le=1_000_000)
+    """Tokens in a training sequence: documents are packed to this length for text generation, cut for classification."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the held-out rows and the order of the rows."""

@@ -1,0 +1,37 @@
+"""The whole file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fastserve_ray.spec.base import ListInput, Section
+from fastserve_ray.spec.cluster import ClusterSpec
+from fastserve_ray.spec.compress import CompressStep
+from fastserve_ray.spec.data import DataSpec
+from fastserve_ray.spec.model import ModelSpec
+from fastserve_ray.spec.serve import ServeSpec
+from fastserve_ray.spec.train import TrainSpec
+from fastserve_ray.spec.tune import TuneSpec
+from fastserve_ray.spec.verify import VerifySpec
+
+
+class RunSpec(Section):
+    """One file: what to train, tune, compress, verify and serve, and where."""
+
+    version: Literal[1] = 1
+    """Version of this format."""
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+    """Name of the run's folder in storage and of the Serve application."""
+    storage: str = "./runs"
+    """Where artifacts, checkpoints and events go: a path or any pyarrow.fs URI (file://, s3://, gs://, hdfs://)."""
+    cluster: ClusterSpec = ClusterSpec()
+    model: ModelSpec
+    data: DataSpec | None = None
+    """Needed by ``train`` and by ``verify``; a file that only serves a trained model leaves it out."""
+    train: TrainSpec | None = None
+    tune: TuneSpec | None = None
+    compress: Annotated[tuple[CompressStep, ...], ListInput] = ()
+    verify: VerifySpec = VerifySpec()
+    serve: ServeSpec | None = None

@@ -1,0 +1,70 @@
+"""``serve``: the Ray Serve application."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fastserve_ray.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from fastserve_ray.spec.train import WorkerResources
+
+
+class SchedulerSpec(Section):
+    """In which order the engine runs requests."""
+
+    policy: Literal["fcfs"] = "fcfs"
+
+
+class EngineSpec(Section):
+    """The inference engine of a replica."""
+
+    kind: Literal["torch"] = "torch"
+    scheduler: SchedulerSpec = SchedulerSpec()
+    max_num_seqs: PositiveInt = 16
+    """Requests in one step at most."""
+    max_num_batched_tokens: PositiveInt = 2048
+    """Tokens in one step at most, prompts and generated ones together; longer prompts are read in chunks."""
+    max_model_len: PositiveInt | None = None
+    """Prompt and completion together; default: what the model's positions allow."""
+    kv_cache_tokens: PositiveInt | None = None
+    """Tokens that the KV cache holds for all requests; default: max_num_seqs full requests, capped by free memory."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto takes the type the weights are stored in."""
+    num_threads: PositiveInt | None = None
+    """Torch threads; default: the replica's CPUs."""
+
+
+class AutoscalingSpec(Section):
+    """Ray Serve's autoscaling of the replicas; Ray's own names."""
+
+    min_replicas: NonNegativeInt = 1
+    max_replicas: PositiveInt = 1
+    initial_replicas: NonNegativeInt | None = None
+    target_ongoing_requests: PositiveFloat = 8.0
+    """Requests in flight that one replica should have; more of them start further replicas."""
+    upscale_delay_s: Annotated[float, Field(ge=0)] = 10.0
+    downscale_delay_s: Annotated[float, Field(ge=0)] = 120.0
+
+
+class ServeSpec(Section):
+    """What is served, where and with how many replicas."""
+
+    model_name: str | None = None
+    """The name in ``/v1/models``; default: the run's name."""
+    engine: EngineSpec = EngineSpec()
+    autoscaling_config: AutoscalingSpec = AutoscalingSpec()
+    resources_per_replica: WorkerResources = WorkerResources()
+    max_ongoing_requests: PositiveInt = 64
+    """Requests in one replica at most; further ones wait in the router."""
+    max_queued_requests: PositiveInt = 256
+    """Requests waiting in the router at most; a further one gets 503 with Retry-After."""
+    request_timeout_s: PositiveFloat = 300.0
+    """A request that takes longer is cancelled and answered with 504."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0 takes a free port."""
+    route_prefix: Annotated[str, Field(pattern=r"^/")] = "/"
+    sample_prompt: str | None = None
+    """What ``fastserve run`` asks the endpoint once it is up; default: a prompt of the task."""

@@ -1,0 +1,81 @@
+"""``train``: how the model is trained and spread."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fastserve_ray.spec.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+Precision = Literal["fp32", "bf16"]
+
+
+class ParallelSpec(Section):
+    """How training is spread over Ray Train workers."""
+
+    workers: PositiveInt = 1
+    """Data-parallel workers; each takes ``batch_size / workers`` of a batch."""
+    zero: Literal[1, 2, 3] | None = None
+    """DeepSpeed ZeRO stage (arXiv 1910.02054); left out: plain DistributedDataParallel."""
+
+
+class WorkerResources(Section):
+    """What one worker or replica reserves of its node."""
+
+    CPU: Annotated[float, Field(gt=0)] = 1
+    GPU: Annotated[float, Field(ge=0)] = 0
+
+
+class CheckpointSpec(Section):
+    """When training saves what it needs to go on after a crash."""
+
+    every_steps: PositiveInt = 200
+    """Optimizer steps between checkpoints."""
+    keep: PositiveInt = 2
+    """How many of the latest checkpoints stay in storage."""
+
+
+class TrainSpec(Section):
+    """One training run; steps are optimizer steps over global batches."""
+
+    num_epochs: PositiveFloat = 1.0
+    """Passes over the training rows."""
+    max_steps: PositiveInt | None = None
+    """Stop after so many optimizer steps, whatever ``num_epochs`` says."""
+    batch_size: PositiveInt = 32
+    """Sequences in one optimizer step over all workers."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Forward and backward passes in one optimizer step; the micro batch is batch_size / workers / this."""
+    learning_rate: PositiveFloat = 5e-5
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the learning rate after the warm-up."""
+    warmup_ratio: Fraction = 0.0
+    """Part of all steps in which the learning rate rises linearly from zero."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled decay (arXiv 1711.05101); biases and norms are left out."""
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.999
+    adam_epsilon: PositiveFloat = 1e-8
+    max_grad_norm: NonNegativeInt | PositiveFloat = 1.0
+    """Global gradient norm is clipped to this; 0 turns clipping off."""
+    precision: Precision = "fp32"
+    """bf16 trains with autocast; on CPUs without bf16 units it is slower than fp32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    parallel: ParallelSpec = ParallelSpec()
+    resources_per_worker: WorkerResources = WorkerResources()
+    eval_every_steps: PositiveInt | None = None
+    """Evaluate on the validation rows this often besides at the end; left out: only at the end of each epoch."""
+    logging_steps: PositiveInt = 10
+    """Steps between two progress events."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    max_failures: NonNegativeInt = 2
+    """How often a lost worker restarts training from the last checkpoint before the stage fails."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Decides initial weights, dropout and the order of rows."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Sequences in one forward pass on one worker."""
+        return self.batch_size // (self.parallel.workers * self.gradient_accumulation_steps)

@@ -1,0 +1,45 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """One local Ray for all tests of the session; 8 logical CPUs, whatever the machine has."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="fsr-ray-", dir="/tmp")  # short: Ray's socket paths have a length limit
+    context = ray.init(
+        num_cpus=8,
+        num_gpus=0,
+        include_dashboard=False,
+        object_store_memory=512 * 2**20,
+        _temp_dir=folder,
+        log_to_driver=True,
+        namespace="tests",
+    )
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """The folder with real models and data for extra tests, named by FASTSERVE_SHARED."""
+    folder = os.environ.get("FASTSERVE_SHARED")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("FASTSERVE_SHARED does not name a folder: this extra test did not run")
+    return Path(folder)
