@@ -1,1 +1,1 @@
-
+"""Artifacts: files and a manifest, immutable, found by the digest of all that decides their content."""
