@@ -6,9 +6,11 @@ call. Neither knows Ray, HTTP or asyncio, so that an engine can be tested and me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 

@@ -1,0 +1,64 @@
+"""Drive a generate engine to the end of a list of requests, without threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastserve_ray.engines.protocol import FinishReason, GenerateDelta, GenerateEngine, GenerateRequest
+
+
+@dataclass(frozen=True)
+class Completion:
+    """All that one request produced."""
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    error: str | None = None
+    """Why, when ``finish_reason`` is "error"."""
+
+
+def generate_all(engine: GenerateEngine, requests: Sequence[GenerateRequest]) -> list[Completion]:
+    """Run ``requests`` together; the results come in their order.
+
+    The calling thread steps the engine, so no other thread may own it at the same time. When a request is refused,
+    those already queued are cancelled.
+
+    Raises:
+        EngineError: a request cannot be accepted, or a step failed.
+    """
+    deltas: dict[str, list[GenerateDelta]] = {}
+    try:
+        for request in requests:
+            engine.add_request(request)
+            deltas[request.request_id] = []
+        while engine.has_work():
+            for delta in engine.step():
+                if delta.request_id in deltas:
+                    deltas[delta.request_id].append(delta)
+    except BaseException:
+        for request_id in deltas:
+            engine.cancel(request_id)
+        raise
+    return [_completion(deltas[request.request_id]) for request in requests]
+
+
+def _completion(deltas: Sequence[GenerateDelta]) -> Completion:
+    last = deltas[-1]
+    assert last.finish_reason is not None, "an engine without work left has ended every request"
+    return Completion(
+        request_id=last.request_id,
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(token for delta in deltas for token in delta.token_ids),
+        finish_reason=last.finish_reason,
+        num_prompt_tokens=last.num_prompt_tokens,
+        num_completion_tokens=last.num_completion_tokens,
+        error=last.error,
+    )

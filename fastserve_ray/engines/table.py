@@ -1,0 +1,31 @@
+"""Which engines there are, and the one call that opens one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastserve_ray.lazy import LazyTable
+from fastserve_ray.spec.serve import EngineSpec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fastserve_ray.engines.protocol import BatchEngine, GenerateEngine
+    from fastserve_ray.spec.model import TaskName
+
+ENGINES = LazyTable("engine", "serve.engine.kind", {"torch": "fastserve_ray.engines.torch.factory:open_torch_engine"})
+
+
+def open_engine(folder: str | Path, task: TaskName, spec: EngineSpec | None = None) -> GenerateEngine | BatchEngine:
+    """Load a model folder (or hub id) into the engine that ``spec.kind`` names.
+
+    Returns a ``GenerateEngine`` for text generation and a ``BatchEngine`` for classification.
+
+    Raises:
+        UnknownNameError: no such engine.
+        ModelError: the model cannot be loaded.
+        EngineError: the engine cannot run this model; the message says why.
+    """
+    spec = spec if spec is not None else EngineSpec()
+    engine: GenerateEngine | BatchEngine = ENGINES.load(spec.kind)(folder, task, spec)
+    return engine

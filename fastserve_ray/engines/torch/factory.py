@@ -1,0 +1,85 @@
+"""Opens a model folder in the torch engine of its task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+
+from fastserve_ray.engines.torch.classifier import TorchClassifier
+from fastserve_ray.engines.torch.engine import TorchEngine
+from fastserve_ray.engines.torch.kv_cache import BLOCK_SIZE, BlockPool, LayerShape
+from fastserve_ray.engines.torch.limits import choose_max_model_len
+from fastserve_ray.engines.torch.policies import POLICIES
+from fastserve_ray.engines.torch.probe import check_logits, reference_logits, refusing
+from fastserve_ray.engines.torch.runner import Runner, adopt
+from fastserve_ray.engines.torch.scheduler import Scheduler
+from fastserve_ray.errors import EngineError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fastserve_ray.engines.protocol import BatchEngine, GenerateEngine
+    from fastserve_ray.spec.model import TaskName
+    from fastserve_ray.spec.serve import EngineSpec
+
+KV_MEMORY_FRACTION = 0.5
+"""Of the memory that is free, what the KV cache may take when ``kv_cache_tokens`` is not set; the rest is for
+activations and for whoever else runs on the machine."""
+
+
+def open_torch_engine(folder: str | Path, task: TaskName, spec: EngineSpec) -> GenerateEngine | BatchEngine:
+    """See `table.open_engine`. Sets torch's threads for the whole process when ``spec.num_threads`` is given."""
+    from fastserve_ray.models.loading import load_pretrained
+
+    if spec.num_threads is not None:
+        torch.set_num_threads(spec.num_threads)
+    loaded = load_pretrained(folder, task, dtype=spec.dtype)
+    if task == "text-classification":
+        return TorchClassifier(loaded.model, loaded.tokenizer, spec)
+    return build_generate_engine(loaded.model, loaded.tokenizer, spec)
+
+
+def build_generate_engine(model: Any, tokenizer: Any, spec: EngineSpec) -> TorchEngine:
+    """An engine over a causal LM of transformers, which it takes over: its attention is replaced.
+
+    Raises:
+        EngineError: the model does not fit; the message says why.
+    """
+    model.eval()
+    max_model_len = choose_max_model_len(model.config, spec.max_model_len)
+    expected = reference_logits(model)
+    with refusing(model):
+        layers = adopt(model)
+        check_logits(model, layers, expected)
+    pool = _block_pool(spec, layers, max_model_len)
+    runner = Runner(model, layers, pool.num_blocks * pool.block_size)
+    scheduler = Scheduler(
+        POLICIES.load(spec.scheduler.policy)(),
+        pool,
+        max_num_seqs=spec.max_num_seqs,
+        max_num_batched_tokens=spec.max_num_batched_tokens,
+    )
+    return TorchEngine(model, tokenizer, scheduler=scheduler, runner=runner, max_model_len=max_model_len)
+
+
+def _block_pool(spec: EngineSpec, layers: list[LayerShape], max_model_len: int) -> BlockPool:
+    """As many blocks as the spec says, or as all sequences could need, capped by the memory that is free."""
+    blocks_of_longest = -(-max_model_len // BLOCK_SIZE)
+    if spec.kv_cache_tokens is not None:
+        num_blocks = spec.kv_cache_tokens // BLOCK_SIZE
+    else:
+        bytes_per_block = BLOCK_SIZE * sum(layer.bytes_per_token for layer in layers)
+        affordable = int(psutil.virtual_memory().available * KV_MEMORY_FRACTION) // bytes_per_block
+        num_blocks = min(spec.max_num_seqs * blocks_of_longest, affordable)
+    if num_blocks < blocks_of_longest:
+        is_chosen = spec.kv_cache_tokens is not None
+        raise EngineError(
+            "the KV cache cannot hold one request of max_model_len",
+            value=f"{num_blocks * BLOCK_SIZE} tokens" + ("" if is_chosen else " in the memory that is free"),
+            allowed=f"at least {blocks_of_longest * BLOCK_SIZE} tokens, in blocks of {BLOCK_SIZE}",
+            key="serve.engine.kv_cache_tokens" if is_chosen else "serve.engine.max_model_len",
+            hint="make the cache larger or serve.engine.max_model_len smaller",
+        )
+    return BlockPool(num_blocks, BLOCK_SIZE)

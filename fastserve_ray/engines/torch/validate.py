@@ -1,0 +1,53 @@
+"""What a request must fulfil before the engine takes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastserve_ray.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from fastserve_ray.engines.protocol import GenerateRequest, SamplingParams
+
+
+def check_request(request: GenerateRequest, *, vocab_size: int, max_model_len: int, known: Container[str]) -> None:
+    """Raises:
+    EngineError: the first thing that is wrong with ``request``.
+    """
+    prompt = request.prompt_token_ids
+    if request.request_id in known:
+        raise EngineError("a request with this id is in the engine", value=request.request_id, key="request_id")
+    if not prompt:
+        raise EngineError("the prompt is empty", allowed="at least one token", key="prompt")
+    if len(prompt) >= max_model_len:
+        raise EngineError(
+            "the prompt leaves no room for a completion",
+            value=f"{len(prompt)} tokens",
+            allowed=f"at most {max_model_len - 1} tokens",
+            key="prompt",
+        )
+    if min(prompt) < 0 or max(prompt) >= vocab_size:
+        raise EngineError(
+            "a prompt token is not in the vocabulary",
+            value=min(prompt) if min(prompt) < 0 else max(prompt),
+            allowed=f"0 to {vocab_size - 1}",
+            key="prompt",
+        )
+    check_sampling(request.sampling)
+
+
+def check_sampling(sampling: SamplingParams) -> None:
+    """Raises:
+    EngineError: a parameter is out of its bounds.
+    """
+    rules = (
+        ("max_tokens", sampling.max_tokens, sampling.max_tokens >= 1, "at least 1"),
+        ("temperature", sampling.temperature, 0 <= sampling.temperature < float("inf"), "0 (greedy) or more"),
+        ("top_p", sampling.top_p, 0 < sampling.top_p <= 1, "more than 0, at most 1"),
+        ("top_k", sampling.top_k, sampling.top_k is None or sampling.top_k >= 1, "at least 1"),
+    )
+    for key, value, is_valid, allowed in rules:
+        if not is_valid:
+            raise EngineError(f"{key} is out of bounds", value=value, allowed=allowed, key=key)
