@@ -37,20 +37,21 @@ class LayerShape:
 
 
 class BlockPool:
-    """Which blocks are free. Pure bookkeeping, O(1) per block."""
+    """Which blocks are free. Pure bookkeeping.
+
+    Gives out the first run of free blocks that is long enough, because contiguous slots can be read in place; when
+    there is none, any free blocks.
+    """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
-        self._free = list(range(num_blocks - 1, -1, -1))
-
-    @property
-    def num_free(self) -> int:
-        return len(self._free)
+        self.num_free = num_blocks
+        self._is_free: np.ndarray = np.ones(num_blocks, dtype=bool)
 
     @property
     def num_used(self) -> int:
-        return self.num_blocks - len(self._free)
+        return self.num_blocks - self.num_free
 
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold ``num_tokens``."""
@@ -58,16 +59,21 @@ class BlockPool:
 
     def allocate(self, num_blocks: int) -> list[int] | None:
         """``num_blocks`` free blocks, or None (and nothing taken) when there are not so many."""
-        if num_blocks > len(self._free):
+        if num_blocks > self.num_free:
             return None
-        cut = len(self._free) - num_blocks
-        taken = self._free[cut:]
-        del self._free[cut:]
+        free = np.flatnonzero(self._is_free)
+        # Ascending numbers form a run from i to j exactly when they differ by j - i.
+        run_starts = np.flatnonzero(free[num_blocks - 1 :] - free[: len(free) - num_blocks + 1] == num_blocks - 1)
+        begin = int(run_starts[0]) if len(run_starts) else 0
+        taken: list[int] = free[begin : begin + num_blocks].tolist()
+        self._is_free[taken] = False
+        self.num_free -= num_blocks
         return taken
 
     def free(self, blocks: Sequence[int]) -> None:
-        self._free.extend(blocks)
-        assert len(self._free) <= self.num_blocks, "a block was freed twice"
+        assert not self._is_free[blocks].any(), "a block was freed twice"
+        self._is_free[blocks] = True
+        self.num_free += len(blocks)
 
     def slots(self, blocks: Sequence[int]) -> np.ndarray:
         """(len(blocks) * block_size,) int64: the slot of every position."""
@@ -88,3 +94,4 @@ class KvCache:
 
         self.keys = [pool(layer, layer.key_dim) for layer in layers]
         self.values = [pool(layer, layer.value_dim) for layer in layers]
+        self.bytes_per_token_and_layer = max(layer.bytes_per_token for layer in layers)

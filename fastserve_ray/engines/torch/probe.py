@@ -84,7 +84,7 @@ def _read(model: Any, cache: KvCache, bounds: list[tuple[int, int]]) -> list[tor
     spans: list[Span] = []
     for sequence, (start, end), length in zip(_sequences(model), bounds, LENGTHS, strict=True):
         offset = sum(LENGTHS[: LENGTHS.index(length)])
-        spans.append(Span(len(ids), start, end - start, np.arange(offset, offset + length)))
+        spans.append(Span(len(ids), start, end - start, np.arange(offset, offset + length), is_contiguous=True))
         ids += sequence[start:end]
         positions += range(start, end)
     last_rows = [span.row + span.num_tokens - 1 for span in spans]

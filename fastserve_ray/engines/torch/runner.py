@@ -138,6 +138,6 @@ def _spans(chunks: Sequence[Chunk]) -> list[Span]:
     spans, row = [], 0
     for chunk in chunks:
         assert chunk.sequence.slots is not None, "a scheduled sequence has its blocks"
-        spans.append(Span(row, chunk.start, chunk.num_tokens, chunk.sequence.slots))
+        spans.append(Span(row, chunk.start, chunk.num_tokens, chunk.sequence.slots, chunk.sequence.is_contiguous))
         row += chunk.num_tokens
     return spans

@@ -92,4 +92,5 @@ class Scheduler:
             return False
         sequence.blocks = blocks
         sequence.slots = self.pool.slots(blocks)
+        sequence.is_contiguous = blocks[-1] - blocks[0] == len(blocks) - 1
         return True

@@ -22,6 +22,7 @@ class Sequence:
         "arrival",
         "blocks",
         "generator",
+        "is_contiguous",
         "max_tokens",
         "num_computed_tokens",
         "num_prompt_tokens",
@@ -56,6 +57,8 @@ class Sequence:
         """Blocks of the KV cache; None while waiting."""
         self.slots: np.ndarray | None = None
         """(len(blocks) * block_size,) int64: the cache's slot of every position."""
+        self.is_contiguous = False
+        """Whether the slots count up by one."""
 
     @property
     def is_running(self) -> bool:
