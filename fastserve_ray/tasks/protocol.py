@@ -40,6 +40,10 @@ class Task(Protocol):
         on the right to the longest row."""
         ...
 
+    def count(self, batch: Mapping[str, torch.Tensor]) -> int:
+        """Items that ``loss`` of this batch adds up; known before the forward pass."""
+        ...
+
     def loss(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> LossSum:
         """One forward pass."""
         ...

@@ -1,0 +1,25 @@
+"""The tasks by name."""
+
+from __future__ import annotations
+
+from fastserve_ray.lazy import LazyTable
+from fastserve_ray.tasks.protocol import Task
+
+TASKS = LazyTable(
+    "task",
+    "model.task",
+    {
+        "text-generation": "fastserve_ray.tasks.text_generation:TextGeneration",
+        "text-classification": "fastserve_ray.tasks.text_classification:TextClassification",
+    },
+)
+
+
+def load_task(name: str) -> Task:
+    """The task behind ``name``.
+
+    Raises:
+        UnknownNameError: no such task.
+    """
+    task: Task = TASKS.load(name)()
+    return task
