@@ -136,7 +136,8 @@ class AsyncEngine:
                 self._cancel_leavers()
                 if self._engine.has_work():
                     self._step()
-                self._stats = self._engine.stats()
+                else:
+                    self._stats = self._engine.stats()
         finally:
             self._end_all()
 
@@ -172,9 +173,11 @@ class AsyncEngine:
             self._num_failed_steps += 1
             for request_id in self._streams:
                 self._engine.cancel(request_id)
+            self._stats = self._engine.stats()
             self._finish_all("error", f"{type(error).__name__}: {error}")
             return
         self._num_failed_steps = 0
+        self._stats = self._engine.stats()
         self._deliver([(self._streams[delta.request_id], delta) for delta in deltas])
         for delta in deltas:
             self._streams[delta.request_id].num_completion_tokens = delta.num_completion_tokens
@@ -191,6 +194,7 @@ class AsyncEngine:
             self._leaving.clear()
         for request_id in self._streams:
             self._engine.cancel(request_id)
+        self._stats = self._engine.stats()
         self._finish_all("cancelled", None)
 
     def _finish_all(self, finish_reason: FinishReason, error: str | None) -> None:
