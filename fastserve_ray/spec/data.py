@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from fastserve_ray.spec.base import PositiveInt, Section
 
@@ -31,13 +31,34 @@ class PythonDocsSource(Section):
     """Take only the first documents, for a quick try."""
 
 
-DataSource = FilesSource | PythonDocsSource
+def _kind_of_source(value: object) -> str | None:
+    if isinstance(value, dict):
+        return str(value.get("kind", "files"))
+    return getattr(value, "kind", None)
+
+
+DataSource = Annotated[
+    Annotated[FilesSource, Tag("files")] | Annotated[PythonDocsSource, Tag("python-docs")],
+    Discriminator(_kind_of_source),
+]
 
 
 class HeldOut(Section):
     """A part of the training rows held out by a seeded draw."""
 
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+def _kind_of_validation(value: object) -> str | None:
+    if isinstance(value, dict):
+        return "files" if {"path", "kind", "format"} & value.keys() else "held-out"
+    return "files" if isinstance(value, FilesSource) else "held-out" if isinstance(value, HeldOut) else None
+
+
+ValidationSource = Annotated[
+    Annotated[FilesSource, Tag("files")] | Annotated[HeldOut, Tag("held-out")],
+    Discriminator(_kind_of_validation),
+]
 
 
 class Columns(Section):
@@ -52,10 +73,10 @@ class DataSpec(Section):
 
     train: DataSource
     """The rows to learn from."""
-    validation: FilesSource | HeldOut = HeldOut()
+    validation: ValidationSource = HeldOut()
     """Rows of their own, or a fraction held out of ``train``. Quality is measured on these."""
     columns: Columns = Columns()
     max_length: int = Field(default=128, ge=8, le=1_000_000)
-    """Tokens in a training sequence: documents are packed to this length for text generation, cut for classification."""
+    """Tokens in a training sequence: text generation packs documents to this length, classification cuts them."""
     seed: int = Field(default=0, ge=0)
     """Decides the held-out rows and the order of the rows."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fastserve_ray.spec.base import ListInput, Section
+from fastserve_ray.spec.base import ListInput, Section, Words
 from fastserve_ray.spec.cluster import ClusterSpec
 from fastserve_ray.spec.compress import CompressStep
 from fastserve_ray.spec.data import DataSpec
@@ -22,7 +22,11 @@ class RunSpec(Section):
 
     version: Literal[1] = 1
     """Version of this format."""
-    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+    name: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"),
+        Words("1 to 63 lower-case letters, digits, '.', '_' or '-', with a letter or digit at both ends"),
+    ]
     """Name of the run's folder in storage and of the Serve application."""
     storage: str = "./runs"
     """Where artifacts, checkpoints and events go: a path or any pyarrow.fs URI (file://, s3://, gs://, hdfs://)."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fastserve_ray.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from fastserve_ray.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Section, Words
 from fastserve_ray.spec.train import WorkerResources
 
 
@@ -65,6 +65,6 @@ class ServeSpec(Section):
     """Address to listen on; 0.0.0.0 for every interface."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0 takes a free port."""
-    route_prefix: Annotated[str, Field(pattern=r"^/")] = "/"
+    route_prefix: Annotated[str, Field(pattern=r"^/"), Words("a path that begins with /")] = "/"
     sample_prompt: str | None = None
     """What ``fastserve run`` asks the endpoint once it is up; default: a prompt of the task."""

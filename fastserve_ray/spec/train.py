@@ -57,7 +57,7 @@ class TrainSpec(Section):
     adam_beta1: Fraction = 0.9
     adam_beta2: Fraction = 0.999
     adam_epsilon: PositiveFloat = 1e-8
-    max_grad_norm: NonNegativeInt | PositiveFloat = 1.0
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Global gradient norm is clipped to this; 0 turns clipping off."""
     precision: Precision = "fp32"
     """bf16 trains with autocast; on CPUs without bf16 units it is slower than fp32."""

@@ -1,0 +1,74 @@
+"""Rules about ``data``, and about which sections need which."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastserve_ray.spec.data import FilesSource, PythonDocsSource
+from fastserve_ray.spec.problems import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastserve_ray.spec.run import RunSpec
+
+
+def check_stages(spec: RunSpec) -> Iterator[Finding]:
+    """Each section has what it works on."""
+    if spec.data is None:
+        for section, is_there in (
+            ("train", spec.train is not None),
+            ("compress", bool(spec.compress)),
+            ("verify", bool(spec.verify.max_drop)),
+        ):
+            if is_there:
+                yield Finding((section,), f"`{section}` needs `data`", None, "add a `data` section", uses=(("data",),))
+    if spec.tune is not None and spec.train is None:
+        yield Finding(("tune",), "`tune` needs `train`", None, "add a `train` section", uses=(("train",),))
+    if spec.model.config is not None and spec.train is None:
+        yield Finding(
+            ("model", "config"), "a model from scratch needs `train`", None, "add a `train` section", uses=(("train",),)
+        )
+    if spec.data is None and spec.train is None and spec.serve is None and not spec.compress:
+        sections = (("data",), ("train",), ("serve",), ("compress",))
+        yield Finding((), "there is nothing to do", None, "at least one of train, compress and serve", uses=sections)
+
+
+def check_data(spec: RunSpec) -> Iterator[Finding]:
+    """Rows that the task can use."""
+    if spec.data is None or spec.model.task != "text-classification":
+        return
+    task = ("model", "task")
+    for name in ("train", "validation"):
+        source = getattr(spec.data, name)
+        if isinstance(source, PythonDocsSource):
+            yield Finding(
+                ("data", name, "kind"),
+                "this text has no labels, which text classification needs",
+                source.kind,
+                "files with a label column",
+                uses=(task,),
+            )
+        if isinstance(source, FilesSource) and format_of(source) == "text":
+            yield Finding(
+                ("data", name, "path"),
+                "plain text has no label column, which text classification needs",
+                source.path,
+                "Parquet, JSONL or CSV",
+                uses=(task, ("data", name, "format")),
+            )
+    columns = spec.data.columns
+    if columns.text == columns.label:
+        yield Finding(
+            ("data", "columns"),
+            "text and label are the same column",
+            columns.text,
+            "two columns",
+            uses=(task, ("data", "columns", "text"), ("data", "columns", "label")),
+        )
+
+
+def format_of(source: FilesSource) -> str | None:
+    """The given format, or the one that the file ending says; None when it says nothing."""
+    endings = {"parquet": "parquet", "jsonl": "jsonl", "ndjson": "jsonl", "csv": "csv", "txt": "text"}
+    return source.format or endings.get(source.path.rpartition(".")[2].lower())

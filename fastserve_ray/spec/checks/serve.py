@@ -1,0 +1,80 @@
+"""Rules about ``serve``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastserve_ray.spec.checks.model import POSITIONS, integer_of
+from fastserve_ray.spec.checks.train import whole_gpus
+from fastserve_ray.spec.problems import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastserve_ray.spec.run import RunSpec
+    from fastserve_ray.spec.serve import EngineSpec, ServeSpec
+
+_SCALING = ("serve", "autoscaling_config")
+_ENGINE = ("serve", "engine")
+
+
+def check_serve(spec: RunSpec) -> Iterator[Finding]:
+    """Replica counts in order, and an engine whose budgets fit together."""
+    if spec.serve is None:
+        return
+    yield from _replicas(spec.serve)
+    yield from _budgets(spec.serve.engine)
+    yield from _model_length(spec, spec.serve.engine)
+    yield from whole_gpus(spec.serve.resources_per_replica, ("serve", "resources_per_replica"))
+
+
+def _replicas(serve: ServeSpec) -> Iterator[Finding]:
+    scaling = serve.autoscaling_config
+    low, high, first = scaling.min_replicas, scaling.max_replicas, scaling.initial_replicas
+    bounds = ((*_SCALING, "min_replicas"), (*_SCALING, "max_replicas"))
+    if low > high:
+        yield Finding(bounds[0], f"greater than max_replicas ({high})", str(low), f"at most {high}", uses=bounds)
+    elif first is not None and not low <= first <= high:
+        allowed = f"min_replicas ({low}) to max_replicas ({high})"
+        yield Finding((*_SCALING, "initial_replicas"), "out of range", str(first), allowed, uses=bounds)
+    if scaling.target_ongoing_requests > serve.max_ongoing_requests:
+        yield Finding(
+            (*_SCALING, "target_ongoing_requests"),
+            f"greater than serve.max_ongoing_requests ({serve.max_ongoing_requests}), so no replica is ever added",
+            str(scaling.target_ongoing_requests),
+            f"at most {serve.max_ongoing_requests}",
+            uses=(("serve", "max_ongoing_requests"),),
+        )
+
+
+def _budgets(engine: EngineSpec) -> Iterator[Finding]:
+    if engine.max_num_batched_tokens < engine.max_num_seqs:
+        yield Finding(
+            (*_ENGINE, "max_num_batched_tokens"),
+            f"less than max_num_seqs ({engine.max_num_seqs}): each running request takes a token of every step",
+            str(engine.max_num_batched_tokens),
+            f"at least {engine.max_num_seqs}",
+            uses=((*_ENGINE, "max_num_seqs"),),
+        )
+    cache, length = engine.kv_cache_tokens, engine.max_model_len
+    if cache is not None and length is not None and cache < length:
+        yield Finding(
+            (*_ENGINE, "kv_cache_tokens"),
+            f"less than max_model_len ({length}): the longest request would not fit",
+            str(cache),
+            f"at least {length}",
+            uses=((*_ENGINE, "max_model_len"),),
+        )
+
+
+def _model_length(spec: RunSpec, engine: EngineSpec) -> Iterator[Finding]:
+    positions = integer_of(spec.model.config or {}, POSITIONS)
+    if positions is None or engine.max_model_len is None or engine.max_model_len <= positions[1]:
+        return
+    yield Finding(
+        (*_ENGINE, "max_model_len"),
+        f"greater than model.config.{positions[0]} ({positions[1]})",
+        str(engine.max_model_len),
+        f"at most {positions[1]}",
+        uses=(("model", "config", positions[0]),),
+    )

@@ -1,0 +1,53 @@
+"""Rules about ``train``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastserve_ray.spec.problems import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastserve_ray.spec.run import RunSpec
+    from fastserve_ray.spec.train import TrainSpec, WorkerResources
+    from fastserve_ray.spec.yaml_reader import Path
+
+
+def check_train(spec: RunSpec) -> Iterator[Finding]:
+    """Batches that split evenly, evaluations that happen."""
+    if spec.train is None:
+        return
+    yield from _batch(spec.train)
+    yield from whole_gpus(spec.train.resources_per_worker, ("train", "resources_per_worker"))
+    every, steps = spec.train.eval_every_steps, spec.train.max_steps
+    if every is not None and steps is not None and every > steps:
+        yield Finding(
+            ("train", "eval_every_steps"),
+            f"greater than train.max_steps ({steps}), so it would never happen",
+            str(every),
+            f"at most {steps}, or leave it out: the end is always evaluated",
+            uses=(("train", "max_steps"),),
+        )
+
+
+def whole_gpus(resources: WorkerResources, path: Path) -> Iterator[Finding]:
+    """Ray gives out a part of one GPU, or several whole ones."""
+    if resources.GPU > 1 and not float(resources.GPU).is_integer():
+        yield Finding((*path, "GPU"), "not a whole number", str(resources.GPU), "a part of one GPU, or a whole number")
+
+
+def _batch(train: TrainSpec) -> Iterator[Finding]:
+    workers, accumulation = train.parallel.workers, train.gradient_accumulation_steps
+    parts = workers * accumulation
+    if train.batch_size % parts == 0:
+        return
+    lower = train.batch_size // parts * parts
+    choices = f"{lower} or {lower + parts}" if lower else f"{parts}"
+    yield Finding(
+        ("train", "batch_size"),
+        f"not divisible by parallel.workers x gradient_accumulation_steps ({workers} x {accumulation} = {parts})",
+        str(train.batch_size),
+        f"a multiple of {parts}, such as {choices}",
+        uses=(("train", "parallel", "workers"), ("train", "gradient_accumulation_steps")),
+    )
