@@ -1,0 +1,114 @@
+"""Where the inputs named by a spec are: local files, files at a URI, hub models, artifacts."""
+
+from __future__ import annotations
+
+import glob
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fastserve_ray.errors import DataError
+
+ReferenceKind = Literal["folder", "uri", "artifact", "hub"]
+
+_URI = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+://")
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+_GLOB = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file that a stage reads."""
+
+    uri: str
+    size: int
+    """Bytes."""
+    modified: int | None
+    """Nanoseconds since the epoch; None where the store does not tell."""
+
+
+def is_uri(path: str) -> bool:
+    """Whether ``path`` is a URI rather than a local path."""
+    return bool(_URI.match(path))
+
+
+def reference_kind(base: str) -> ReferenceKind | None:
+    """What ``model.base`` refers to; None for a local path where nothing is.
+
+    A folder wins over a hub id of the same name; ``run@stage`` and ``artifact:ID`` are artifacts.
+    """
+    if base.startswith("artifact:"):
+        return "artifact"
+    if is_uri(base):
+        return "uri"
+    if Path(base).expanduser().exists():
+        return "folder"
+    if "@" in base and not base.startswith((".", "/", "~")):
+        return "artifact"
+    return "hub" if _HUB_ID.match(base) else None
+
+
+def list_input(path: str) -> list[InputFile]:
+    """The files that a path, folder, glob or URI means, sorted; in a folder, names that begin with ``.`` or ``_`` are
+    left out.
+
+    Raises:
+        DataError: there is nothing, or it cannot be read.
+    """
+    local = path.removeprefix("file://")
+    try:
+        files = _list_remote(path) if is_uri(local) else _list_local(local)
+    except OSError as error:
+        raise DataError("the input cannot be read", value=path, hint=str(error)) from error
+    if not files:
+        raise DataError("there is no such file", value=path, allowed="a file, a folder with files, or a glob")
+    return sorted(files, key=lambda file: file.uri)
+
+
+def _list_local(path: str) -> list[InputFile]:
+    root = Path(path).expanduser()
+    if _GLOB.search(path) and not root.exists():
+        found = [Path(name) for name in glob.glob(str(root), recursive=True)]  # noqa: PTH207 (may be absolute)
+    else:
+        found = [root]
+    return [_described(file) for item in found for file in _files_of(item)]
+
+
+def _files_of(item: Path) -> list[Path]:
+    if not item.is_dir():
+        return [item] if item.is_file() else []
+    return [file for file in item.rglob("*") if file.is_file() and _is_visible(file.name)]
+
+
+def _described(file: Path) -> InputFile:
+    stat = file.stat()
+    return InputFile(str(file), stat.st_size, stat.st_mtime_ns)
+
+
+def _list_remote(uri: str) -> list[InputFile]:
+    """Listing through pyarrow.fs, imported only here: a plan over local files starts without it."""
+    import fnmatch
+
+    from pyarrow import fs
+
+    base = uri if not _GLOB.search(uri) else uri[: _GLOB.search(uri).start()].rpartition("/")[0]  # type: ignore[union-attr]
+    scheme = uri.partition("://")[0]
+    filesystem, root = fs.FileSystem.from_uri(base)
+    info = filesystem.get_file_info(root)
+    if info.type == fs.FileType.File:
+        found = [info]
+    else:
+        found = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+    pattern = f"{root.rstrip('/')}{uri[len(base) :]}" if base != uri else None
+    return [
+        InputFile(f"{scheme}://{item.path}", item.size, item.mtime_ns)
+        for item in found
+        if item.type == fs.FileType.File
+        and _is_visible(item.base_name)
+        and (pattern is None or fnmatch.fnmatch(item.path, pattern))
+    ]
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith((".", "_"))

@@ -1,0 +1,138 @@
+"""Placement: the bundles that each stage asks for, against what is there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastserve_ray.errors import PlacementError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fastserve_ray.plan.stages import Plan, PlannedStage
+    from fastserve_ray.spec.run import RunSpec
+
+_PER_WORKER = {
+    "train": "train.resources_per_worker",
+    "tune": "train.resources_per_worker",
+    "serve": "serve.resources_per_replica",
+}
+_COUNT = {
+    "train": "train.parallel.workers",
+    "tune": "tune.workers_per_trial",
+    "serve": "serve.autoscaling_config.min_replicas",
+}
+
+
+@dataclass(frozen=True)
+class Bundles:
+    """Equal reservations that must be there at the same time."""
+
+    count: int
+    cpus: float
+    """CPUs of one."""
+    gpus: float = 0.0
+    """GPUs of one."""
+
+    @property
+    def total_cpus(self) -> float:
+        return self.count * self.cpus
+
+    @property
+    def total_gpus(self) -> float:
+        return self.count * self.gpus
+
+    def __str__(self) -> str:
+        each = f"{self.cpus:g} CPU" + (f" + {self.gpus:g} GPU" if self.gpus else "")
+        return f"{self.count} x ({each})"
+
+
+@dataclass(frozen=True)
+class Present:
+    """What a cluster offers; None: only known once Ray is asked."""
+
+    cpus: float | None
+    gpus: float | None
+
+
+def bundles_of(spec: RunSpec, stage: str) -> Bundles:
+    """What ``stage`` needs at least: one trial at a time for ``tune``, the smallest number of replicas for ``serve``.
+
+    ``data``, ``import``, ``compress`` and ``verify`` run in one process of one CPU.
+    """
+    if stage in ("train", "tune") and spec.train is not None:
+        count = spec.train.parallel.workers
+        if stage == "tune":
+            count = spec.tune.workers_per_trial if spec.tune is not None else 1
+        each = spec.train.resources_per_worker
+        return Bundles(count, float(each.CPU), float(each.GPU))
+    if stage == "serve" and spec.serve is not None:
+        each = spec.serve.resources_per_replica
+        return Bundles(max(1, spec.serve.autoscaling_config.min_replicas), float(each.CPU), float(each.GPU))
+    return Bundles(1, 1.0)
+
+
+def present_resources(spec: RunSpec) -> Present:
+    """CPUs and GPUs of an embedded Ray: what the file gives, else what this machine has."""
+    if spec.cluster.address != "local":
+        return Present(None, None)
+    cpus, gpus = spec.cluster.num_cpus, spec.cluster.num_gpus
+    return Present(
+        float(os.cpu_count() or 1) if cpus is None else float(cpus),
+        float(count_gpus()) if gpus is None else float(gpus),
+    )
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs that ``nvidia-smi`` lists; 0 without it."""
+    return len(list_gpus())
+
+
+def list_gpus() -> list[str]:
+    """One line of ``nvidia-smi -L`` for each GPU."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        done = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
+
+
+def check_placement(plan: Plan, cpus: float | None, gpus: float | None) -> None:
+    """Refuse a plan of which some stage could never start.
+
+    Args:
+        plan: the plan.
+        cpus, gpus: what the cluster has in all; None is not checked.
+
+    Raises:
+        PlacementError: says how many bundles of what are asked, and what is there.
+    """
+    short = list(short_stages(plan.stages, Present(cpus, gpus)))
+    if not short:
+        return
+    there = f"{cpus or 0:g} CPU and {gpus or 0:g} GPU"
+    asked = "; ".join(f"{stage.name} asks for {stage.resources}" for stage in short)
+    name = short[0].name
+    raise PlacementError(
+        "the stages ask for more than the cluster has",
+        value=asked,
+        allowed=f"bundles that fit into {there}",
+        key=f"{_COUNT[name]} or {_PER_WORKER[name]}" if name in _COUNT else "cluster.num_cpus",
+        hint="or run on a larger cluster (cluster.address, cluster.num_cpus)",
+    )
+
+
+def short_stages(stages: Iterable[PlannedStage], present: Present) -> Iterable[PlannedStage]:
+    """The stages that ask for more than is there."""
+    for stage in stages:
+        needs_cpus = present.cpus is not None and stage.resources.total_cpus > present.cpus
+        needs_gpus = present.gpus is not None and stage.resources.total_gpus > present.gpus
+        if needs_cpus or needs_gpus:
+            yield stage

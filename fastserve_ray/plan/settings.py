@@ -1,0 +1,93 @@
+"""Which keys of the spec decide which stage's result.
+
+What only changes speed, place or messages is left out: ``storage``, ``cluster``, most of ``serve``, logging,
+checkpoints, retries, the resources of a worker. The number of workers and the ZeRO stage stay in: they change the
+order of sums, and with it the last digits of every weight.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic import JsonValue
+
+    from fastserve_ray.spec.run import RunSpec
+
+_MODEL = ("model.task", "model.base", "model.revision", "model.config", "model.num_labels", "model.trust_remote_code")
+_DATA_MODEL = ("model.task", "model.base", "model.revision", "model.tokenizer", "model.config.vocab_size")
+_TRAIN_SPEED = frozenset({"checkpoint", "logging_steps", "max_failures", "resources_per_worker", "eval_every_steps"})
+_TUNE_SPEED = frozenset({"max_concurrent_trials"})
+_ENGINE = ("serve.engine.kind", "serve.engine.dtype")
+
+
+def stage_settings(spec: RunSpec, stage: str) -> dict[str, JsonValue]:
+    """The keys that decide ``stage``, by dotted path, with defaults filled in."""
+    data = spec.model_dump(mode="json")
+    return dict(_SETTINGS[stage](data))
+
+
+def _data(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
+    yield from _pick(data, _DATA_MODEL)
+    yield from _section(data, "data")
+
+
+def _import(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
+    yield from _pick(data, _MODEL)
+
+
+def _train(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
+    yield from _pick(data, _MODEL)
+    yield from _section(data, "train", leave_out=_TRAIN_SPEED)
+
+
+def _tune(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
+    yield from _train(data)
+    yield from _section(data, "tune", leave_out=_TUNE_SPEED)
+    if any(key.startswith("compress.") for key in data["tune"]["parameters"]):
+        yield "compress", data["compress"]
+
+
+def _compress(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
+    yield "model.task", data["model"]["task"]
+    yield "compress", data["compress"]
+
+
+def _verify(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
+    """The engine counts: its type and number format are what is verified."""
+    yield "model.task", data["model"]["task"]
+    yield from _section(data, "verify")
+    yield from _pick(data, _ENGINE)
+
+
+def _serve(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
+    yield from _section(data, "serve")
+
+
+_SETTINGS = {
+    "data": _data,
+    "import": _import,
+    "train": _train,
+    "tune": _tune,
+    "compress": _compress,
+    "verify": _verify,
+    "serve": _serve,
+}
+
+
+def _section(
+    data: dict[str, Any], name: str, *, leave_out: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, JsonValue]]:
+    for key, value in (data[name] or {}).items():
+        if key not in leave_out:
+            yield f"{name}.{key}", value
+
+
+def _pick(data: dict[str, Any], keys: tuple[str, ...]) -> Iterator[tuple[str, JsonValue]]:
+    for key in keys:
+        value: Any = data
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        yield key, value
