@@ -1,0 +1,74 @@
+"""How many parameters a model has, to the last one, from its sizes alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastserve_ray.plan.architecture import Architecture
+
+CLASSIFICATION = "text-classification"
+
+
+def count_parameters(model: Architecture, task: str, num_labels: int = 2) -> int:
+    """Trainable parameters of the transformers class that the task loads; tied weights count once.
+
+    Args:
+        model: the sizes.
+        task: ``text-generation`` (``*ForCausalLM``) or ``text-classification`` (``*ForSequenceClassification``).
+        num_labels: classes of a classifier.
+    """
+    count = {"llama": _llama, "gpt2": _gpt2, "bert": _bert, "distilbert": _distilbert}[model.family]
+    return count(model, task, num_labels)
+
+
+def _linear(inputs: int, outputs: int, *, bias: bool = True) -> int:
+    return inputs * outputs + (outputs if bias else 0)
+
+
+def _llama(model: Architecture, task: str, num_labels: int) -> int:
+    hidden, inner = model.hidden_size, model.intermediate_size
+    queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    bias = model.has_attention_bias
+    attention = _linear(hidden, queries, bias=bias) + 2 * _linear(hidden, keys, bias=bias)
+    attention += _linear(queries, hidden, bias=bias)
+    mlp = 2 * _linear(hidden, inner, bias=model.has_mlp_bias) + _linear(inner, hidden, bias=model.has_mlp_bias)
+    body = model.vocab_size * hidden + model.num_layers * (attention + mlp + 2 * hidden) + hidden
+    if task == CLASSIFICATION:
+        return body + _linear(hidden, num_labels, bias=False)
+    return body + (0 if model.has_tied_embeddings else model.vocab_size * hidden)
+
+
+def _gpt2(model: Architecture, task: str, num_labels: int) -> int:
+    hidden, inner = model.hidden_size, model.intermediate_size
+    norms = 2 * hidden
+    attention = _linear(hidden, 3 * hidden) + _linear(hidden, hidden)
+    mlp = _linear(hidden, inner) + _linear(inner, hidden)
+    body = (model.vocab_size + model.num_positions) * hidden
+    body += model.num_layers * (attention + mlp + 2 * norms) + norms
+    if task == CLASSIFICATION:
+        return body + _linear(hidden, num_labels, bias=False)
+    return body + (0 if model.has_tied_embeddings else model.vocab_size * hidden)
+
+
+def _encoder(model: Architecture) -> int:
+    """Embeddings and layers of BERT and DistilBERT."""
+    hidden, inner = model.hidden_size, model.intermediate_size
+    norm = 2 * hidden
+    layer = 4 * _linear(hidden, hidden) + _linear(hidden, inner) + _linear(inner, hidden) + 2 * norm
+    embeddings = (model.vocab_size + model.num_positions + model.type_vocab_size) * hidden + norm
+    return embeddings + model.num_layers * layer
+
+
+def _bert(model: Architecture, task: str, num_labels: int) -> int:
+    hidden = model.hidden_size
+    if task == CLASSIFICATION:
+        return _encoder(model) + _linear(hidden, hidden) + _linear(hidden, num_labels)
+    head = _linear(hidden, hidden) + 2 * hidden + model.vocab_size
+    return _encoder(model) + head + (0 if model.has_tied_embeddings else model.vocab_size * hidden)
+
+
+def _distilbert(model: Architecture, task: str, num_labels: int) -> int:
+    """DistilBERT has no causal head in transformers; its classifier has a dense layer before the output."""
+    hidden = model.hidden_size
+    return _encoder(model) + _linear(hidden, hidden) + _linear(hidden, num_labels)
