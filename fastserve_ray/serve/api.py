@@ -1,0 +1,219 @@
+"""The HTTP face: OpenAI's endpoints over the gateway. It imports no torch, so that the ingress starts fast."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+from uuid import uuid4
+
+from fastapi import Body, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException
+
+from fastserve_ray import __version__
+from fastserve_ray.serve import sse
+from fastserve_ray.serve.answers import Answers, ChatAnswers, CompletionAnswers, classify_answer, usage_of
+from fastserve_ray.serve.calls import Classified, ClassifyCall, Frame, GenerateCall
+from fastserve_ray.serve.failures import Failure, RequestFailed, internal, of_validation, unavailable, unknown_model
+from fastserve_ray.serve.metrics import CONTENT_TYPE, ServerMetrics
+from fastserve_ray.serve.middleware import Observed
+from fastserve_ray.serve.wire.base import ErrorAnswer, ModelCard, ModelList, WireAnswer, WireRequest
+from fastserve_ray.serve.wire.chat import ChatAnswer, ChatRequest
+from fastserve_ray.serve.wire.classify import ClassifyAnswer, ClassifyRequest
+from fastserve_ray.serve.wire.completions import DEFAULT_MAX_TOKENS, CompletionAnswer, CompletionRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from fastserve_ray.serve.gateway import Gateway, ServedModel
+
+REQUEST_ID_HEADER = "x-request-id"
+ERRORS: dict[int | str, dict[str, object]] = {
+    status: {"model": ErrorAnswer} for status in (400, 404, 422, 500, 503, 504)
+}
+"""For the OpenAPI document; 422 stands there because FastAPI adds its own shape otherwise, but 400 is what is sent."""
+REQUEST_MODELS: dict[str, type[WireRequest]] = {
+    "/v1/completions": CompletionRequest,
+    "/v1/chat/completions": ChatRequest,
+    "/v1/classify": ClassifyRequest,
+}
+
+
+def build_api(gateway: Gateway, metrics: ServerMetrics | None = None) -> FastAPI:
+    """The ASGI application of the ingress."""
+    metrics = metrics or ServerMetrics()
+    app = FastAPI(title="FastServe-Ray", version=__version__, responses=ERRORS)
+    app.add_middleware(Observed, metrics=metrics)
+    _add_error_handlers(app)
+    _add_inference(app, Inference(gateway, metrics))
+    _add_models(app, gateway)
+    _add_operations(app, gateway, metrics)
+    return app
+
+
+class Inference:
+    """Runs a validated request and counts it."""
+
+    def __init__(self, gateway: Gateway, metrics: ServerMetrics) -> None:
+        self.gateway = gateway
+        self._metrics = metrics
+
+    async def complete(self, model: ServedModel, call: GenerateCall, answers: Answers) -> Response:
+        frame: Frame = await self.gateway.call(model, "complete", call)
+        if frame.first_token_s is not None:
+            self._metrics.first_token.labels(model.name).observe(frame.first_token_s)
+        self._metrics.count_tokens(model.name, frame)
+        return json_response(answers.whole(frame))
+
+    async def stream(
+        self, model: ServedModel, call: GenerateCall, answers: Answers, *, include_usage: bool
+    ) -> Response:
+        """The status is sent with the first token, so that a refused request is an error and no broken stream."""
+        with self._metrics.first_token.labels(model.name).time():
+            frames = self.gateway.stream(model, call)
+            first = await anext(frames)
+        events = self._events(model, first, frames, answers, include_usage)
+        return StreamingResponse(events, media_type=sse.MEDIA_TYPE, headers=sse.HEADERS)
+
+    async def _events(
+        self,
+        model: ServedModel,
+        first: Frame,
+        frames: AsyncGenerator[Frame, None],
+        answers: Answers,
+        include_usage: bool,
+    ) -> AsyncGenerator[bytes, None]:
+        last = first
+        try:
+            yield _join(answers, first)
+            async for last in frames:
+                yield _join(answers, last)
+            if include_usage:
+                yield sse.event(answers.usage_chunk(usage_of(last)))
+            yield sse.DONE
+        except RequestFailed as failed:
+            yield sse.event(failed.failure.body(), exclude_unset=False)
+        finally:
+            self._metrics.count_tokens(model.name, last)
+            await frames.aclose()
+
+    async def classify(self, body: ClassifyRequest) -> ClassifyAnswer:
+        model = self.gateway.find(body.model, "text-classification")
+        result: Classified = await self.gateway.call(model, "classify", ClassifyCall(body.texts))
+        self._metrics.prompt_tokens.labels(model.name).inc(result.num_tokens)
+        return classify_answer(_identity("classify"), model.name, result)
+
+
+def _add_inference(app: FastAPI, inference: Inference) -> None:
+    @app.post("/v1/completions", response_model=CompletionAnswer)
+    async def completions(body: Annotated[CompletionRequest, Body()]) -> Response:
+        model = inference.gateway.find(body.model, "text-generation")
+        identity = _identity("cmpl")
+        call = GenerateCall(
+            identity,
+            prompts=body.prompts,
+            num_choices=body.num_choices,
+            max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
+            sampling=body.sampling,
+        )
+        answers = CompletionAnswers(identity, model.name, body.include_usage)
+        if body.stream:
+            return await inference.stream(model, call, answers, include_usage=body.include_usage)
+        return await inference.complete(model, call, answers)
+
+    @app.post("/v1/chat/completions", response_model=ChatAnswer)
+    async def chat_completions(body: Annotated[ChatRequest, Body()]) -> Response:
+        model = inference.gateway.find(body.model, "text-generation")
+        identity = _identity("chatcmpl")
+        call = GenerateCall(
+            identity,
+            messages=tuple(message.for_template() for message in body.messages),
+            num_choices=body.num_choices,
+            max_tokens=body.token_limit,
+            sampling=body.sampling,
+        )
+        answers = ChatAnswers(identity, model.name, body.include_usage)
+        if body.stream:
+            return await inference.stream(model, call, answers, include_usage=body.include_usage)
+        return await inference.complete(model, call, answers)
+
+    @app.post("/v1/classify", response_model=ClassifyAnswer)
+    async def classify(body: Annotated[ClassifyRequest, Body()]) -> Response:
+        return json_response(await inference.classify(body))
+
+
+def _add_models(app: FastAPI, gateway: Gateway) -> None:
+    @app.get("/v1/models")
+    async def models() -> ModelList:
+        return ModelList(data=[ModelCard(id=model.name, created=model.created) for model in gateway.models.values()])
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str) -> ModelCard:
+        model = gateway.models.get(name)
+        if model is None:
+            raise RequestFailed(unknown_model(name, list(gateway.models)))
+        return ModelCard(id=model.name, created=model.created)
+
+
+def _add_operations(app: FastAPI, gateway: Gateway, metrics: ServerMetrics) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> dict[str, str]:
+        """Every model has a loaded replica."""
+        waiting = [name for name, model in gateway.models.items() if not await gateway.statuses(model)]
+        if waiting:
+            raise RequestFailed(unavailable(f"no replica is loaded yet of: {', '.join(waiting)}"))
+        return {"status": "ready"}
+
+    @app.get("/version")
+    async def version() -> dict[str, str]:
+        return {"version": __version__}
+
+    @app.get("/metrics")
+    async def metrics_page() -> Response:
+        found = [(name, status) for name, model in gateway.models.items() for status in await gateway.statuses(model)]
+        return Response(metrics.page(found), headers={"content-type": CONTENT_TYPE})
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(RequestFailed)
+    async def on_failure(_: Request, failed: RequestFailed) -> Response:
+        return error_response(failed.failure)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
+        known = REQUEST_MODELS.get(request.url.path)
+        return error_response(of_validation(error.errors(), list(known.model_fields) if known else ()))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        codes = {404: "unknown_url", 405: "method_not_allowed"}
+        response = error_response(Failure(error.status_code, message, code=codes.get(error.status_code)))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def on_bug(_: Request, error: Exception) -> Response:
+        return error_response(internal(f"{type(error).__name__} in the server; see its log"))
+
+
+def json_response(answer: WireAnswer, status: int = 200) -> Response:
+    return Response(answer.model_dump_json(), status, media_type="application/json")
+
+
+def error_response(failure: Failure) -> Response:
+    return Response(
+        failure.body().model_dump_json(), failure.status, headers=failure.headers(), media_type="application/json"
+    )
+
+
+def _join(answers: Answers, frame: Frame) -> bytes:
+    return b"".join(sse.event(chunk) for chunk in answers.chunks(frame))
+
+
+def _identity(prefix: str) -> str:
+    return f"{prefix}-{uuid4().hex}"

@@ -1,0 +1,102 @@
+"""From the spec to a Serve application: an ingress, and a deployment of replicas for each model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig
+
+from fastserve_ray.serve.gateway import ServedModel
+from fastserve_ray.serve.ingress import Ingress
+from fastserve_ray.serve.replica import ClassifyReplica, GenerateReplica
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ray.serve import Application
+
+    from fastserve_ray.serve.source import ModelSource
+    from fastserve_ray.spec.model import TaskName
+    from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec
+
+REPLICAS: dict[TaskName, type] = {"text-generation": GenerateReplica, "text-classification": ClassifyReplica}
+INGRESS_MAX_ONGOING_REQUESTS = 10_000
+"""The ingress never holds a request back: the limit that users set is the one of the model's queue."""
+SHUTDOWN_POLL_S = 0.2
+"""How often a replica that stops looks whether its requests have ended; Serve's default adds two seconds."""
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
+"""For Serve's processes: the metrics count requests, an access log line for each would cost as much as a token."""
+
+
+@dataclass(frozen=True)
+class ServeTarget:
+    """One model to serve."""
+
+    source: ModelSource
+    task: TaskName
+    name: str
+    """In ``/v1/models``."""
+    spec: ServeSpec
+
+
+def build_app(targets: Sequence[ServeTarget]) -> Application:
+    """The application of all ``targets`` under one ingress; their names differ."""
+    created = int(time.time())
+    models = [ServedModel(target.name, target.task, created, target.spec.request_timeout_s) for target in targets]
+    handles = [_model_deployment(target, number) for number, target in enumerate(targets)]
+    ingress = serve.deployment(
+        Ingress,
+        name="ingress",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=INGRESS_MAX_ONGOING_REQUESTS,
+        graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
+        logging_config=QUIET,
+    )
+    return ingress.bind(models, *handles)
+
+
+def _model_deployment(target: ServeTarget, number: int) -> Application:
+    spec = target.spec
+    deployment = serve.deployment(
+        REPLICAS[target.task],
+        name=f"model-{number}",
+        ray_actor_options=replica_resources(spec),
+        max_ongoing_requests=spec.max_ongoing_requests,
+        max_queued_requests=spec.max_queued_requests,
+        graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
+        max_constructor_retry_count=1,  # a model that does not load once does not load twice
+        logging_config=QUIET,
+        **replica_count(spec.autoscaling_config),
+    )
+    return deployment.bind(target.source, _engine_spec(spec))
+
+
+def replica_resources(spec: ServeSpec) -> dict[str, float]:
+    return {"num_cpus": spec.resources_per_replica.CPU, "num_gpus": spec.resources_per_replica.GPU}
+
+
+def replica_count(spec: AutoscalingSpec) -> dict[str, Any]:
+    """Serve's options: a fixed count needs no autoscaler."""
+    if spec.min_replicas == spec.max_replicas:
+        return {"num_replicas": spec.min_replicas}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=spec.min_replicas,
+            max_replicas=spec.max_replicas,
+            initial_replicas=spec.initial_replicas,
+            target_ongoing_requests=spec.target_ongoing_requests,
+            upscale_delay_s=spec.upscale_delay_s,
+            downscale_delay_s=spec.downscale_delay_s,
+        )
+    }
+
+
+def _engine_spec(spec: ServeSpec) -> Any:
+    """Torch takes as many threads as the replica has CPUs, unless the user says otherwise."""
+    if spec.engine.num_threads is not None:
+        return spec.engine
+    threads = max(1, int(spec.resources_per_replica.CPU))
+    return type(spec.engine).model_validate({**spec.engine.model_dump(), "num_threads": threads})

@@ -1,0 +1,80 @@
+"""What crosses from the ingress to a replica and back. Plain values, cheap to pickle; no ray, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fastserve_ray.engines.protocol import FinishReason, Prediction, SamplingParams
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class GenerateCall:
+    """One request for text: ``prompts`` times ``num_choices`` completions, or one conversation's."""
+
+    request_id: str
+    prompts: tuple[str | tuple[int, ...], ...] = ()
+    """Texts, or tokens."""
+    messages: tuple[Mapping[str, str], ...] | None = None
+    """A conversation for the model's chat template, instead of ``prompts``."""
+    num_choices: int = 1
+    max_tokens: int | None = None
+    """For each choice; None: what the model's context leaves."""
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    """``max_tokens`` in it is not used."""
+
+    @property
+    def prompt_field(self) -> str:
+        """The request's field that holds the prompt, for error messages."""
+        return "prompt" if self.messages is None else "messages"
+
+
+@dataclass(frozen=True)
+class ClassifyCall:
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New text of one choice."""
+
+    index: int
+    """Of the choice: prompt by prompt, and for each prompt choice by choice."""
+    text: str
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a replica sends at once: new text of one or several choices."""
+
+    pieces: tuple[Piece, ...]
+    num_prompt_tokens: int
+    """Over all prompts."""
+    num_completion_tokens: int
+    """Over all choices, so far."""
+    first_token_s: float | None = None
+    """Seconds from the call's arrival in the replica to its first token; in the first frame."""
+
+
+@dataclass(frozen=True)
+class Classified:
+    predictions: tuple[Prediction, ...]
+    num_tokens: int
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReplicaStatus:
+    """One replica's facts and gauges."""
+
+    replica: str
+    num_requests_running: int
+    num_requests_waiting: int
+    kv_tokens_used: int = 0
+    kv_tokens_capacity: int = 0
+    has_chat_template: bool = False
+    max_model_len: int | None = None

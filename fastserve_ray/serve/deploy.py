@@ -1,0 +1,173 @@
+"""Deploy models and wait until they answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import ray
+from ray import serve
+from ray.serve.schema import LoggingConfig
+
+from fastserve_ray.errors import ServeError
+from fastserve_ray.serve.app import QUIET, ServeTarget, build_app
+from fastserve_ray.serve.causes import cause_of
+from fastserve_ray.serve.client import Sample, is_ready, sample_request
+from fastserve_ray.serve.source import ModelSource
+from fastserve_ray.serve.start import check_placement, ensure_ray, ensure_serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from fastserve_ray.spec.cluster import ClusterSpec
+    from fastserve_ray.spec.model import TaskName
+    from fastserve_ray.spec.serve import ServeSpec
+
+START_TIMEOUT_S = 600.0
+"""A replica that is not up after this time counts as failed; large models take minutes to read."""
+POLL_S = 0.1
+WATCH_S = 2.0
+"""How often `ServedApp.wait` looks at the application."""
+FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+
+
+@dataclass
+class ServedApp:
+    """A running application."""
+
+    name: str
+    url: str
+    """Of the application, without a slash at the end."""
+    task: TaskName
+    model_name: str
+    owns_serve: bool
+    owns_ray: bool
+
+    def sample(self, prompt: str | None = None) -> Sample:
+        """A request to try it with."""
+        return sample_request(self.task, self.model_name, prompt)
+
+    def wait(self) -> None:
+        """Block until Ctrl-C, which returns normally.
+
+        Raises:
+            ServeError: the application was deleted, or its replicas do not come back.
+        """
+        try:
+            while True:
+                time.sleep(WATCH_S)
+                if _status(self.name) == "DEPLOY_FAILED":
+                    raise ServeError("the application has failed", value=_cause(self.name), key="serve")
+        except KeyboardInterrupt:
+            return
+
+    def shutdown(self) -> None:
+        """Stop serving: requests in flight are finished first. Stops Ray and Serve only if `deploy` started them."""
+        if not ray.is_initialized():
+            return
+        if self.owns_serve:
+            serve.shutdown()
+        else:
+            serve.delete(self.name)
+        if self.owns_ray:
+            ray.shutdown()
+
+
+def deploy(
+    model: str | Path,
+    task: TaskName,
+    model_name: str,
+    spec: ServeSpec,
+    storage: str | None = None,
+    *,
+    cluster: ClusterSpec | None = None,
+    on_status: Callable[[str], None] | None = None,
+) -> ServedApp:
+    """Serve one model; returns when it answers requests.
+
+    Works in the Ray that this process is connected to, or starts an embedded one as ``cluster`` says.
+
+    Args:
+        model: a model folder, a hub id, or ``artifact:ID`` of ``storage``.
+        model_name: its name in ``/v1/models``, unless the spec gives one; also the application's name.
+        on_status: called with a few words whenever the start enters another phase.
+
+    Raises:
+        PlacementError: a replica does not fit on any node; nothing was deployed.
+        ServeError: the port is taken, or a replica does not start; the message holds the replica's own error.
+    """
+    say = on_status or (lambda _: None)
+    name = spec.model_name or model_name
+    target = ServeTarget(ModelSource(str(model), storage), task, name, spec)
+    owns_ray = False
+    owns_serve = False
+    try:
+        owns_ray = ensure_ray(cluster, spec, say)
+        check_placement(spec)
+        say("starting Ray Serve")
+        url, owns_serve = ensure_serve(spec)
+        say("loading the model")
+        _run(target)
+        _wait(name, url, spec)
+    except BaseException:
+        _clean_up(name, owns_serve=owns_serve, owns_ray=owns_ray)
+        raise
+    return ServedApp(name, url, task, name, owns_serve, owns_ray)
+
+
+def _run(target: ServeTarget) -> None:
+    """Hand the application to Serve's controller, without waiting for its replicas."""
+    application = serve.RunTarget(
+        build_app([target]),
+        name=target.name,
+        route_prefix=target.spec.route_prefix,
+        logging_config=LoggingConfig(**QUIET),
+    )
+    serve.run_many([application], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def _wait(name: str, url: str, spec: ServeSpec) -> None:
+    """Until the application's replicas are up and its address answers.
+
+    Raises:
+        ServeError: a replica failed, or the time is over.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    path = "/ready" if spec.autoscaling_config.min_replicas else "/health"
+    while True:
+        status = _status(name)
+        if status in FAILED:
+            raise ServeError("the model cannot be served", value=None, hint=_cause(name))
+        if status == "RUNNING" and is_ready(url + path):
+            return
+        if time.monotonic() > deadline:
+            raise ServeError(f"no replica was up after {START_TIMEOUT_S:g} s", value=_cause(name), key="serve")
+        time.sleep(POLL_S)
+
+
+def _status(name: str) -> str | None:
+    """Serve's word for the application's state; None when there is no such application."""
+    found = serve.status().applications.get(name)
+    return None if found is None else str(found.status.value)
+
+
+def _cause(name: str) -> str:
+    found = serve.status().applications.get(name)
+    if found is None:
+        return "the application is gone"
+    messages = [deployment.message for deployment in found.deployments.values() if deployment.message]
+    return cause_of("\n".join(messages) or found.message)
+
+
+def _clean_up(name: str, *, owns_serve: bool, owns_ray: bool) -> None:
+    """Leave Ray as it was found after a deployment that failed."""
+    if not ray.is_initialized():
+        return
+    if owns_ray:
+        ray.shutdown()
+    elif owns_serve:
+        serve.shutdown()
+    elif _status(name) in (*FAILED, "DEPLOYING"):
+        serve.delete(name)

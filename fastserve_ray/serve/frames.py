@@ -1,0 +1,143 @@
+"""Several token streams of one request, merged into frames.
+
+A frame costs one to two milliseconds of a core on its way through Serve. So a replica with many streams sends fewer,
+larger frames: the time between two frames of a request grows with the streams in flight, and all frames together cost
+a bounded part of one core. A request's first frame and its last are never held back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from fastserve_ray.serve.calls import Frame, Piece
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from fastserve_ray.engines.protocol import FinishReason, GenerateDelta
+
+FRAME_COST_S = 0.002
+"""Time between two frames of a request, for each stream in flight."""
+
+
+class StreamFailed(Exception):  # noqa: N818 - an event
+    """A choice ended with "error" or "cancelled"."""
+
+    def __init__(self, finish_reason: FinishReason, error: str | None) -> None:
+        super().__init__(finish_reason, error)
+        self.finish_reason = finish_reason
+        self.error = error
+
+
+class _Collector:
+    """Reads all streams at once and keeps what has not been sent."""
+
+    def __init__(self, streams: Sequence[AsyncGenerator[GenerateDelta, None]], num_prompt_tokens: int) -> None:
+        self._start = perf_counter()
+        self._first_token_s: float | None = None
+        self._is_first_frame = True
+        self._pending: dict[int, list[GenerateDelta]] = {}
+        self._num_prompt_tokens = num_prompt_tokens
+        self._num_completion_tokens = [0] * len(streams)
+        self._failure: BaseException | None = None
+        self.arrived = asyncio.Event()
+        self.tasks = [asyncio.create_task(self._read(index, stream)) for index, stream in enumerate(streams)]
+        self.num_open = len(streams)
+
+    async def _read(self, index: int, stream: AsyncGenerator[GenerateDelta, None]) -> None:
+        try:
+            async for delta in stream:
+                if delta.finish_reason in ("error", "cancelled"):
+                    raise StreamFailed(delta.finish_reason, delta.error)
+                self._take(index, delta)
+        except Exception as error:  # noqa: BLE001 - raised again where the frames are read
+            self._failure = error
+        finally:
+            await stream.aclose()
+            self.num_open -= 1
+            self.arrived.set()
+
+    def _take(self, index: int, delta: GenerateDelta) -> None:
+        if self._first_token_s is None:
+            self._first_token_s = perf_counter() - self._start
+        self._pending.setdefault(index, []).append(delta)
+        self._num_completion_tokens[index] = delta.num_completion_tokens
+        self.arrived.set()
+
+    def frame(self) -> Frame | None:
+        """All that has arrived since the last frame, or None.
+
+        Raises:
+            StreamFailed, FastServeError: a stream has failed.
+        """
+        self.arrived.clear()
+        if self._failure is not None:
+            raise self._failure
+        pending, self._pending = self._pending, {}
+        if not pending:
+            return None
+        is_first, self._is_first_frame = self._is_first_frame, False
+        return Frame(
+            tuple(_piece(index, deltas) for index, deltas in sorted(pending.items())),
+            self._num_prompt_tokens,
+            sum(self._num_completion_tokens),
+            self._first_token_s if is_first else None,
+        )
+
+
+async def merge_streams(
+    streams: Sequence[AsyncGenerator[GenerateDelta, None]],
+    *,
+    num_prompt_tokens: int,
+    num_streams_in_flight: Callable[[], int],
+) -> AsyncGenerator[Frame, None]:
+    """Frames of ``streams`` until all have ended. Leaving early closes the streams, which cancels their requests.
+
+    Raises:
+        StreamFailed, FastServeError: a stream failed; the others are closed.
+    """
+    collector = _Collector(streams, num_prompt_tokens)
+    try:
+        while collector.num_open:
+            await collector.arrived.wait()
+            frame = collector.frame()
+            if frame is not None:
+                yield frame
+                await _hold(collector, FRAME_COST_S * num_streams_in_flight())
+        frame = collector.frame()
+        if frame is not None:
+            yield frame
+    finally:
+        for task in collector.tasks:
+            task.cancel()
+        await asyncio.gather(*collector.tasks, return_exceptions=True)
+
+
+async def _hold(collector: _Collector, seconds: float) -> None:
+    """Wait ``seconds`` for more to arrive, or until every stream has ended."""
+    open_tasks = [task for task in collector.tasks if not task.done()]
+    if open_tasks:
+        await asyncio.wait(open_tasks, timeout=seconds, return_when=asyncio.ALL_COMPLETED)
+
+
+def merge_frames(frames: Sequence[Frame]) -> Frame:
+    """All frames of a request as one."""
+    pieces: dict[int, list[Piece]] = {}
+    for frame in frames:
+        for piece in frame.pieces:
+            pieces.setdefault(piece.index, []).append(piece)
+    return Frame(
+        tuple(
+            Piece(index, "".join(piece.text for piece in parts), parts[-1].finish_reason)
+            for index, parts in sorted(pieces.items())
+        ),
+        frames[-1].num_prompt_tokens,
+        frames[-1].num_completion_tokens,
+        frames[0].first_token_s,
+    )
+
+
+def _piece(index: int, deltas: Sequence[GenerateDelta]) -> Piece:
+    return Piece(index, "".join(delta.text for delta in deltas), deltas[-1].finish_reason)

@@ -1,0 +1,141 @@
+"""From the ingress to a replica: find the model, keep the deadline, and turn what goes wrong into failures.
+
+A request that its client leaves, or whose time is up, is cancelled in the replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ray.exceptions import RayActorError, RayError, TaskCancelledError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+
+from fastserve_ray.serve.failures import (
+    Failure,
+    RequestFailed,
+    internal,
+    invalid,
+    overloaded,
+    timed_out,
+    unavailable,
+    unknown_model,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from fastserve_ray.serve.calls import Frame, GenerateCall, ReplicaStatus
+    from fastserve_ray.spec.model import TaskName
+
+STATUS_TIMEOUT_S = 2.0
+"""A replica that does not tell its status in this time is left out."""
+ENDPOINTS: dict[TaskName, str] = {
+    "text-generation": "/v1/completions or /v1/chat/completions",
+    "text-classification": "/v1/classify",
+}
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One model of the application."""
+
+    name: str
+    task: TaskName
+    created: int
+    """Unix time of the deployment."""
+    request_timeout_s: float
+
+
+class Gateway:
+    """Calls replicas through Serve's handles; one for all models of the application."""
+
+    def __init__(self, models: Mapping[str, ServedModel], handles: Mapping[str, Any]) -> None:
+        self.models = models
+        self._handles = handles
+
+    def find(self, name: str, task: TaskName) -> ServedModel:
+        """The model of this name, which must be of this task.
+
+        Raises:
+            RequestFailed: unknown (404), or of another task (400).
+        """
+        model = self.models.get(name)
+        if model is None:
+            raise RequestFailed(unknown_model(name, list(self.models)))
+        if model.task != task:
+            message = f"{name!r} is a {model.task} model; use {ENDPOINTS[model.task]}"
+            raise RequestFailed(invalid(message, param="model", code="wrong_task"))
+        return model
+
+    async def call(self, model: ServedModel, method: str, argument: object) -> Any:
+        """One answer of one replica.
+
+        Raises:
+            RequestFailed: any failure.
+        """
+        response = None
+        is_done = False
+        try:
+            async with asyncio.timeout(model.request_timeout_s):
+                response = getattr(self._handles[model.name], method).remote(argument)
+                answer = await response
+            is_done = True
+        except Exception as error:
+            raise RequestFailed(_failure_of(error, model)) from error
+        finally:
+            if response is not None and not is_done:
+                response.cancel()
+        if isinstance(answer, Failure):
+            raise RequestFailed(answer)
+        return answer
+
+    async def stream(self, model: ServedModel, call: GenerateCall) -> AsyncGenerator[Frame, None]:
+        """Frames of one replica. Closing the generator cancels the call.
+
+        Raises:
+            RequestFailed: any failure, before or between frames.
+        """
+        deadline = asyncio.get_running_loop().time() + model.request_timeout_s
+        response = self._handles[model.name].options(stream=True).stream.remote(call)
+        is_done = False
+        try:
+            while not is_done:
+                async with asyncio.timeout_at(deadline):
+                    item = await anext(response, None)
+                is_done = item is None or isinstance(item, Failure)
+                if isinstance(item, Failure):
+                    raise RequestFailed(item)
+                if item is not None:
+                    yield item
+        except RequestFailed:
+            raise
+        except Exception as error:
+            raise RequestFailed(_failure_of(error, model)) from error
+        finally:
+            if not is_done:
+                response.cancel()
+
+    async def statuses(self, model: ServedModel) -> list[ReplicaStatus]:
+        """What each running replica says of itself; empty when there is none."""
+        try:
+            broadcast = self._handles[model.name].broadcast("status")
+            async with asyncio.timeout(STATUS_TIMEOUT_S):
+                found: list[ReplicaStatus] = await broadcast.results_async(timeout_s=STATUS_TIMEOUT_S)
+        except (TimeoutError, RayError, RayServeException):
+            return []
+        return found
+
+
+def _failure_of(error: Exception, model: ServedModel) -> Failure:
+    """What Serve, Ray or the clock say, for the client."""
+    if isinstance(error, TimeoutError):
+        return timed_out(model.request_timeout_s)
+    if isinstance(error, BackPressureError):
+        return overloaded("too many requests are waiting for this model; try again later")
+    if isinstance(error, DeploymentUnavailableError):
+        return unavailable("the model is not running: its replicas do not start")
+    if isinstance(error, RayActorError | TaskCancelledError):
+        return unavailable("the replica that ran this request was lost; try again")
+    return internal(f"{type(error).__name__} while the request ran; see the server's log")

@@ -1,0 +1,87 @@
+"""From a call's text or messages to tokens, with the model's own tokenizer and chat template."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from fastserve_ray.engines.protocol import GenerateRequest
+from fastserve_ray.serve.failures import RequestFailed, context_length_exceeded, invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fastserve_ray.engines.protocol import SamplingParams
+    from fastserve_ray.serve.calls import GenerateCall
+
+SEED_RANGE = 2**63
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def build_requests(call: GenerateCall, tokenizer: Any, max_model_len: int) -> list[list[GenerateRequest]]:
+    """The engine's requests: one list for each prompt, one request in it for each choice.
+
+    Raises:
+        RequestFailed: no chat template, a conversation that the template refuses, an empty prompt, or one that with
+            its completion is longer than the context.
+    """
+    prompts = [_render(call.messages, tokenizer)] if call.messages is not None else call.prompts
+    requests = []
+    for number, prompt in enumerate(prompts):
+        ids = tuple(prompt) if not isinstance(prompt, str) else _tokenize(prompt, tokenizer, call.messages is None)
+        limit = _token_limit(call, len(ids), max_model_len)
+        requests.append(
+            [
+                GenerateRequest(
+                    f"{call.request_id}-{number}-{choice}",
+                    ids,
+                    dataclasses.replace(call.sampling, max_tokens=limit, seed=_seed(call.sampling, choice)),
+                )
+                for choice in range(call.num_choices)
+            ]
+        )
+    return requests
+
+
+def _render(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> str:
+    from jinja2 import TemplateError
+
+    if not has_chat_template(tokenizer):
+        raise RequestFailed(
+            invalid(
+                "this model's tokenizer has no chat template, so it cannot read messages; use /v1/completions",
+                param="messages",
+                code="no_chat_template",
+            )
+        )
+    try:
+        text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        reason = f"the model's chat template refuses these messages: {error}"
+        raise RequestFailed(invalid(reason, param="messages", code="invalid_value")) from error
+    return text
+
+
+def _tokenize(text: str, tokenizer: Any, add_special_tokens: bool) -> tuple[int, ...]:
+    """A chat template writes its special tokens itself."""
+    return tuple(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+
+def _token_limit(call: GenerateCall, num_prompt_tokens: int, max_model_len: int) -> int:
+    room = max_model_len - num_prompt_tokens
+    if not num_prompt_tokens:
+        raise RequestFailed(invalid("the prompt has no tokens", param=call.prompt_field, code="invalid_value"))
+    if room < (call.max_tokens or 1):
+        failure = context_length_exceeded(num_prompt_tokens, call.max_tokens, max_model_len, call.prompt_field)
+        raise RequestFailed(failure)
+    return call.max_tokens or room
+
+
+def _seed(sampling: SamplingParams, choice: int) -> int | None:
+    """Another seed for each choice, within 64 bits."""
+    if sampling.seed is None:
+        return None
+    return (sampling.seed + choice + SEED_RANGE) % (2 * SEED_RANGE) - SEED_RANGE

@@ -1,0 +1,145 @@
+"""The replicas: each owns one engine. torch and transformers load when a replica starts, not when this is imported."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from fastserve_ray.errors import EngineError, FastServeError
+from fastserve_ray.serve.calls import Classified, ClassifyCall, Frame, GenerateCall, ReplicaStatus
+from fastserve_ray.serve.failures import Failure, RequestFailed, internal, of_engine, unavailable
+from fastserve_ray.serve.frames import StreamFailed, merge_frames, merge_streams
+from fastserve_ray.serve.prompts import build_requests, has_chat_template
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from fastserve_ray.serve.source import ModelSource
+    from fastserve_ray.spec.model import TaskName
+    from fastserve_ray.spec.serve import EngineSpec
+
+logger = logging.getLogger("ray.serve")
+
+
+class GenerateReplica:
+    """Completes prompts; see `calls` for what comes in and goes out."""
+
+    def __init__(self, source: ModelSource, spec: EngineSpec) -> None:
+        from fastserve_ray.engines.async_engine import AsyncEngine
+
+        self._engine = AsyncEngine(_open(source, "text-generation", spec))
+        self._engine.start()
+        self._num_streams = 0
+
+    async def stream(self, call: GenerateCall) -> AsyncGenerator[Frame | Failure, None]:
+        """Frames as they come; a failure, if any, is the last item. Closing it cancels the call."""
+        frames = None
+        try:
+            frames = await self._frames(call)
+            async for frame in frames:
+                yield frame
+        except (RequestFailed, StreamFailed, FastServeError) as error:
+            yield _failure(error)
+        finally:
+            if frames is not None:
+                await frames.aclose()
+
+    async def complete(self, call: GenerateCall) -> Frame | Failure:
+        """Everything in one frame."""
+        try:
+            return merge_frames([frame async for frame in await self._frames(call)])
+        except (RequestFailed, StreamFailed, FastServeError) as error:
+            return _failure(error)
+
+    async def status(self) -> ReplicaStatus:
+        stats = self._engine.stats()
+        return ReplicaStatus(
+            replica=_replica_id(),
+            num_requests_running=stats.num_running,
+            num_requests_waiting=stats.num_waiting,
+            kv_tokens_used=stats.kv_tokens_used,
+            kv_tokens_capacity=stats.kv_tokens_total,
+            has_chat_template=has_chat_template(self._engine.tokenizer),
+            max_model_len=self._engine.max_model_len,
+        )
+
+    async def check_health(self) -> None:
+        """Called by Ray Serve, which replaces the replica when this raises."""
+        if not self._engine.healthy:
+            raise EngineError("the engine has stopped or its steps keep failing")
+
+    async def _frames(self, call: GenerateCall) -> AsyncGenerator[Frame, None]:
+        """Tokenize, and queue all choices in the engine.
+
+        Raises:
+            RequestFailed: the call cannot be run.
+        """
+        tokenizer, max_model_len = self._engine.tokenizer, self._engine.max_model_len
+        requests = await asyncio.to_thread(build_requests, call, tokenizer, max_model_len)
+        streams = [self._engine.generate(request) for choices in requests for request in choices]
+        num_prompt_tokens = sum(len(choices[0].prompt_token_ids) for choices in requests)
+        return self._counted(streams, num_prompt_tokens)
+
+    async def _counted(self, streams: list[Any], num_prompt_tokens: int) -> AsyncGenerator[Frame, None]:
+        self._num_streams += len(streams)
+        frames = merge_streams(
+            streams, num_prompt_tokens=num_prompt_tokens, num_streams_in_flight=lambda: self._num_streams
+        )
+        try:
+            async for frame in frames:
+                yield frame
+        finally:
+            self._num_streams -= len(streams)
+            await frames.aclose()
+
+
+class ClassifyReplica:
+    """Labels texts; concurrent calls share batches."""
+
+    def __init__(self, source: ModelSource, spec: EngineSpec) -> None:
+        from fastserve_ray.engines.async_batch import BatchAsync
+
+        self._engine = BatchAsync(_open(source, "text-classification", spec))
+        self._num_calls = 0
+
+    async def classify(self, call: ClassifyCall) -> Classified | Failure:
+        self._num_calls += 1
+        try:
+            predictions = await self._engine.predict(call.texts)
+            num_tokens = await asyncio.to_thread(lambda: sum(map(self._engine.count_tokens, call.texts)))
+        except FastServeError as error:
+            return _failure(error)
+        finally:
+            self._num_calls -= 1
+        return Classified(tuple(predictions), num_tokens, self._engine.labels)
+
+    async def status(self) -> ReplicaStatus:
+        waiting = self._engine.num_waiting
+        return ReplicaStatus(_replica_id(), max(self._num_calls - waiting, 0), waiting)
+
+
+def _open(source: ModelSource, task: TaskName, spec: EngineSpec) -> Any:
+    from fastserve_ray.engines.table import open_engine
+
+    start = perf_counter()
+    engine = open_engine(source.fetch(), task, spec)
+    logger.info("%s is loaded after %.1f s", source.reference, perf_counter() - start)
+    return engine
+
+
+def _failure(error: RequestFailed | StreamFailed | FastServeError) -> Failure:
+    if isinstance(error, RequestFailed):
+        return error.failure
+    if isinstance(error, FastServeError):
+        return of_engine(error)
+    if error.finish_reason == "cancelled":
+        return unavailable("the replica that ran this request is being stopped")
+    return internal(error.error or "the engine failed on this request")
+
+
+def _replica_id() -> str:
+    from ray import serve
+
+    return str(serve.get_replica_context().replica_id.unique_id)

@@ -1,0 +1,78 @@
+"""What a deployment stands on: Ray, a place for a replica, and Ray Serve with its address."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import serve
+
+from fastserve_ray.errors import PlacementError, ServeError
+from fastserve_ray.serve.app import QUIET
+from fastserve_ray.serve.ports import base_url, choose_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastserve_ray.spec.cluster import ClusterSpec
+    from fastserve_ray.spec.serve import ServeSpec
+
+
+def ensure_ray(cluster: ClusterSpec | None, spec: ServeSpec, say: Callable[[str], None]) -> bool:
+    """True when Ray was started here."""
+    if ray.is_initialized():
+        return False
+    say("starting Ray")
+    choose_port(spec.host, spec.port)  # before the seconds that Ray takes
+    options: dict[str, Any] = {"address": "local", "include_dashboard": False}
+    if cluster is not None and cluster.address == "local":
+        memory = cluster.object_store_memory_mb
+        options |= {"num_cpus": cluster.num_cpus, "num_gpus": cluster.num_gpus}
+        options |= {"object_store_memory": None if memory is None else memory * 2**20}
+    elif cluster is not None:
+        options = {"address": cluster.address}
+    ray.init(**options, log_to_driver=False, logging_level=logging.WARNING)
+    return True
+
+
+def check_placement(spec: ServeSpec) -> None:
+    asked = {"CPU": spec.resources_per_replica.CPU, "GPU": spec.resources_per_replica.GPU}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(all(node.get(kind, 0) >= amount for kind, amount in asked.items()) for node in nodes):
+        return
+    present = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes)
+    raise PlacementError(
+        "no node can hold a replica",
+        value=", ".join(f"{amount:g} {kind}" for kind, amount in asked.items()),
+        allowed=f"what one node has: {present}",
+        key="serve.resources_per_replica",
+    )
+
+
+def ensure_serve(spec: ServeSpec) -> tuple[str, bool]:
+    """The application's URL, and whether Serve was started here. Serve has one address for all its applications."""
+    running = _running_http()
+    if running is None:
+        port = choose_port(spec.host, spec.port)
+        serve.start(http_options={"host": spec.host, "port": port}, logging_config=QUIET)
+        return base_url(spec.host, port, spec.route_prefix), True
+    host, port = running
+    if spec.port not in (0, port):
+        raise ServeError(
+            "Ray Serve already runs in this Ray with another port",
+            value=spec.port,
+            allowed=f"{port}, or 0 to use the one that runs",
+            key="serve.port",
+        )
+    return base_url(host, port, spec.route_prefix), False
+
+
+def _running_http() -> tuple[str, int] | None:
+    from ray.serve.context import _get_global_client
+
+    try:
+        client = _get_global_client()
+    except serve.exceptions.RayServeException:
+        return None
+    return client.http_config.host, client.http_config.port
