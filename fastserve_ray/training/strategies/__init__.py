@@ -1,1 +1,1 @@
-
+"""How training is spread, one file a strategy."""

@@ -1,0 +1,30 @@
+"""The strategies by name."""
+
+from __future__ import annotations
+
+from fastserve_ray.lazy import LazyTable
+from fastserve_ray.spec import ParallelSpec
+from fastserve_ray.training.strategies.protocol import Strategy
+
+STRATEGIES = LazyTable(
+    "strategy",
+    "train.parallel",
+    {
+        "single": "fastserve_ray.training.strategies.single:SingleStrategy",
+        "ddp": "fastserve_ray.training.strategies.ddp:DdpStrategy",
+        "zero": "fastserve_ray.training.strategies.zero:ZeroStrategy",
+    },
+)
+
+
+def strategy_name(parallel: ParallelSpec) -> str:
+    """ZeRO when asked for, else DDP, else plain PyTorch."""
+    if parallel.zero is not None:
+        return "zero"
+    return "ddp" if parallel.workers > 1 else "single"
+
+
+def make_strategy(parallel: ParallelSpec) -> Strategy:
+    """The strategy that the spec asks for."""
+    strategy: Strategy = STRATEGIES.load(strategy_name(parallel))()
+    return strategy

@@ -1,0 +1,112 @@
+"""DeepSpeed ZeRO: optimizer state (1), gradients (2) and parameters (3) split over the workers (arXiv 1910.02054)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastserve_ray.errors import TrainingError
+from fastserve_ray.spec import TrainSpec
+from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
+from fastserve_ray.training.world import World
+
+TAG = "state"
+BUCKET_ELEMENTS = 50_000_000
+"""Gradients exchanged at once; DeepSpeed's default of 5e8 reserves 2 GB."""
+
+
+class ZeroStrategy:
+    """One class for the three stages; the stage is ``train.parallel.zero``."""
+
+    def __init__(self) -> None:
+        self._engine: Any = None
+
+    @property
+    def model(self) -> torch.nn.Module:
+        engine: torch.nn.Module = self._engine
+        return engine
+
+    def setup(self, model: torch.nn.Module, train: TrainSpec, world: World) -> None:
+        deepspeed = _import_deepspeed(world.device)
+        self._world = world
+        self._stage = train.parallel.zero or 0
+        model = model.to(world.device)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=model,
+            optimizer=make_adamw(model, train),
+            config=deepspeed_config(train),
+            dist_init_required=False,
+        )
+
+    def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        self._engine.backward(loss, scale_wrt_gas=False)
+        if not is_last:
+            self._engine.step()
+
+    def step(self, learning_rate: float) -> None:
+        set_learning_rate(self._optimizer, learning_rate)
+        self._engine.step()
+
+    def save(self, folder: Path) -> None:
+        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        loaded, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
+        if loaded is None:
+            raise TrainingError("this folder holds no DeepSpeed checkpoint", value=str(folder), key="storage")
+
+    def full_state_dict(self) -> dict[str, torch.Tensor] | None:
+        module = self._engine.module
+        if self._stage < 3:
+            return self._copy(module.state_dict())
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(module.parameters())):
+            return self._copy(module.state_dict())
+
+    def _copy(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
+        if not self._world.is_first:
+            return None
+        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+
+def deepspeed_config(train: TrainSpec) -> dict[str, Any]:
+    """The engine's settings. Gradient clipping is always given: DeepSpeed 0.19 clips at 1.0 when it is left out."""
+    return {
+        "train_batch_size": train.batch_size,
+        "train_micro_batch_size_per_gpu": train.micro_batch_size,
+        "gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "gradient_clipping": float(train.max_grad_norm),
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": train.parallel.zero,
+            "reduce_bucket_size": BUCKET_ELEMENTS,
+            "allgather_bucket_size": BUCKET_ELEMENTS,
+            "overlap_comm": False,
+            "contiguous_gradients": True,
+            "stage3_param_persistence_threshold": 0,
+        },
+        "bf16": {"enabled": train.precision == "bf16"},
+        "wall_clock_breakdown": False,
+        "steps_per_print": 1_000_000_000,
+    }
+
+
+def _import_deepspeed(device: str) -> Any:
+    """DeepSpeed, quiet, and without the builds of C++ operators that a first use on a CPU would start."""
+    if not device.startswith("cuda"):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    if not device.startswith("cuda"):
+        __compatible_ops__["deepspeed_shm_comm"] = False
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend="nccl" if device.startswith("cuda") else "gloo", verbose=False)
+    return deepspeed
