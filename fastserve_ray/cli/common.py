@@ -1,0 +1,102 @@
+"""What the commands share: the file argument, ``--set``, ``--json``, and how an error is shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fastserve_ray.errors import FastServeError, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import JsonValue
+    from rich.text import Text
+
+    from fastserve_ray.errors import Problem
+    from fastserve_ray.spec.run import RunSpec
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT."""
+
+spec_argument = click.argument("spec_file", metavar="FILE", type=click.Path(path_type=Path))
+"""The YAML file, as ``spec_file: Path``. That it exists is checked by the loader."""
+
+set_option = click.option(
+    "--set",
+    "sets",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override a key of the file, for example train.learning_rate=1e-4. May be repeated.",
+)
+"""``sets: tuple[str, ...]``."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+"""``as_json: bool``."""
+
+
+def read_spec(spec_file: Path, sets: Sequence[str]) -> RunSpec:
+    """The file with its overrides.
+
+    Raises:
+        SpecError: with every problem.
+    """
+    from fastserve_ray.spec.load import load_spec
+
+    return load_spec(spec_file, sets)
+
+
+def print_json(value: JsonValue) -> None:
+    """Indented JSON on standard output."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def cause_of(error: FastServeError) -> FastServeError:
+    """The error as it was raised, without what Ray wrapped around it in a worker."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, FastServeError) else error
+
+
+def show_error(error: FastServeError) -> None:
+    """Print an error on standard error: in colour on a terminal, else as plain lines."""
+    error = cause_of(error)
+    if not sys.stderr.isatty():
+        click.echo(f"error: {error}", err=True)
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    for line in _styled(error):
+        console.print(line, soft_wrap=True)
+
+
+def _styled(error: FastServeError) -> list[Text]:
+    from rich.text import Text
+
+    head = Text.assemble(("error: ", "bold red"), (error.what, "bold"))
+    if isinstance(error, SpecError):
+        return [head, *(line for problem in error.problems for line in _styled_problem(problem))]
+    details = [("got", error.value), ("allowed", error.allowed), ("change", error.key), ("hint", error.hint)]
+    return [head, *(Text.assemble((f"  {name}: ", "cyan"), text) for name, text in details if text is not None)]
+
+
+def _styled_problem(problem: Problem) -> list[Text]:
+    from rich.text import Text
+
+    where = ":".join(str(part) for part in (problem.file, problem.line, problem.column) if part is not None)
+    lines = (
+        [Text.assemble((where, "dim"), " " if where else "", (problem.key, "bold yellow"))]
+        if where or problem.key
+        else []
+    )
+    value = f" (got {problem.value})" if problem.value is not None else ""
+    lines.append(Text(f"    {problem.message}{value}"))
+    if problem.nearest is not None:
+        lines.append(Text.assemble("    did you mean ", (problem.nearest, "bold green"), "?"))
+    if problem.allowed is not None:
+        lines.append(Text(f"    allowed: {problem.allowed}", "dim"))
+    return lines

@@ -1,0 +1,168 @@
+"""``fastserve plan``: what a run would do; nothing is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from fastserve_ray.cli.common import json_option, print_json, read_spec, set_option, spec_argument
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from fastserve_ray.plan.memory import StageMemory
+    from fastserve_ray.plan.resources import Present
+    from fastserve_ray.plan.stages import Plan, PlannedStage
+
+State = Literal["published", "to do", "starts anew", "unknown"]
+_PARTS = ("parameters", "gradients", "optimizer", "activations", "kv_cache", "total")
+
+
+@click.command("plan")
+@spec_argument
+@set_option
+@json_option
+def command(spec_file: Path, sets: tuple[str, ...], as_json: bool) -> None:
+    """Show the stages of FILE, what is already published, memory per worker, and resources asked and present."""
+    from fastserve_ray.plan.memory import estimate_memory
+    from fastserve_ray.plan.resources import present_resources
+    from fastserve_ray.plan.stages import plan_run
+
+    spec = read_spec(spec_file, sets)
+    plan = plan_run(spec)
+    states, reason = stage_states(plan)
+    memory, present = estimate_memory(spec), present_resources(spec)
+    if as_json:
+        print_json(_as_json(plan, states, reason, memory, present))
+    else:
+        _print(plan, states, reason, memory, present)
+
+
+def stage_states(plan: Plan) -> tuple[dict[str, State], str | None]:
+    """By stage, whether its artifact is in storage; and why that could not be found out."""
+    from fastserve_ray.errors import ArtifactError, StorageError
+    from fastserve_ray.plan.inputs import is_uri
+
+    if not is_uri(plan.spec.storage) and not Path(plan.spec.storage).expanduser().exists():
+        return {stage.name: _state(stage, is_published=False) for stage in plan.stages}, None
+    from fastserve_ray.artifacts.registry import Registry
+    from fastserve_ray.storage.filesystem import Storage
+
+    try:
+        registry = Registry(Storage.open(plan.spec.storage))
+        found = {stage.name: registry.find(stage.name, stage.digest) is not None for stage in plan.stages}
+    except (StorageError, ArtifactError) as error:
+        return {stage.name: "unknown" for stage in plan.stages}, str(error)
+    return {stage.name: _state(stage, is_published=found[stage.name]) for stage in plan.stages}, None
+
+
+def _state(stage: PlannedStage, *, is_published: bool) -> State:
+    if stage.name == "serve":
+        return "starts anew"
+    return "published" if is_published else "to do"
+
+
+def _as_json(
+    plan: Plan, states: dict[str, State], reason: str | None, memory: tuple[StageMemory, ...], present: Present
+) -> JsonValue:
+    from fastserve_ray.plan.resources import short_stages
+
+    stages: list[JsonValue] = [
+        {
+            "name": stage.name,
+            "digest": stage.digest,
+            "artifact_id": None if stage.name == "serve" else stage.artifact_id,
+            "state": states[stage.name],
+            "inputs": list(stage.inputs),
+            "spec_keys": list(stage.spec_keys),
+            "resources": {
+                "bundles": stage.resources.count,
+                "cpus_each": stage.resources.cpus,
+                "gpus_each": stage.resources.gpus,
+            },
+        }
+        for stage in plan.stages
+    ]
+    estimates: list[JsonValue] = [
+        {"stage": item.stage, **{part: getattr(item, part) for part in _PARTS}, "reason": item.reason}
+        for item in memory
+    ]
+    return {
+        "name": plan.spec.name,
+        "storage": plan.spec.storage,
+        "storage_problem": reason,
+        "stages": stages,
+        "memory_bytes_per_worker": estimates,
+        "resources": {
+            "cpus_present": present.cpus,
+            "gpus_present": present.gpus,
+            "do_not_fit": [stage.name for stage in short_stages(plan.stages, present)],
+        },
+    }
+
+
+def _print(
+    plan: Plan, states: dict[str, State], reason: str | None, memory: tuple[StageMemory, ...], present: Present
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    stages = Table(box=box.SIMPLE_HEAD, title=f"{plan.spec.name}: stages", title_justify="left")
+    for heading in ("stage", "digest", "state", "reads", "asks for"):
+        stages.add_column(heading)
+    for stage in plan.stages:
+        style = "green" if states[stage.name] == "published" else ""
+        reads = ", ".join(stage.inputs) or "-"
+        stages.add_row(stage.name, stage.digest[:16], states[stage.name], reads, str(stage.resources), style=style)
+    console.print(stages)
+    if reason is not None:
+        console.print(f"storage could not be read: {reason}", style="yellow")
+    if memory:
+        console.print(_memory_table(memory))
+    for item in memory:
+        if item.reason is not None:
+            console.print(f"{item.stage}: not all is known: {item.reason}", style="dim")
+    _print_resources(console.print, plan, present)
+
+
+def _memory_table(memory: tuple[StageMemory, ...]) -> object:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title="estimated memory of one worker or replica", title_justify="left")
+    table.add_column("stage")
+    for part in _PARTS:
+        table.add_column(part.replace("_", " "), justify="right")
+    for item in memory:
+        table.add_row(item.stage, *(size_in_words(getattr(item, part)) for part in _PARTS))
+    return table
+
+
+def _print_resources(show: object, plan: Plan, present: Present) -> None:
+    from fastserve_ray.plan.resources import short_stages
+
+    assert callable(show)
+    if present.cpus is None or present.gpus is None:
+        show("resources present: asked of the running Ray when the run starts (cluster.address: auto)")
+        return
+    show(f"resources present: {present.cpus:g} CPU, {present.gpus:g} GPU")
+    for stage in short_stages(plan.stages, present):
+        show(f"{stage.name} asks for {stage.resources}: more than there is; `fastserve run` would refuse", style="red")
+
+
+def size_in_words(size: int | None) -> str:
+    """``12.3 MiB``; ``?`` when it is not known, ``-`` for nothing."""
+    if size is None:
+        return "?"
+    if size == 0:
+        return "-"
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.3g} {unit}" if unit != "B" else f"{size} B"
+        amount /= 1024
+    return f"{amount:.3g} TiB"
