@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic import JsonValue
+    from rich.console import Console
     from rich.text import Text
 
     from fastserve_ray.errors import Problem
@@ -55,6 +56,13 @@ def print_json(value: JsonValue) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def console() -> Console:
+    """Standard output through rich; 120 columns where there is no terminal, so that tables stay whole in logs."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
 def cause_of(error: FastServeError) -> FastServeError:
     """The error as it was raised, without what Ray wrapped around it in a worker."""
     cause = getattr(error, "cause", None)
@@ -69,9 +77,9 @@ def show_error(error: FastServeError) -> None:
         return
     from rich.console import Console
 
-    console = Console(stderr=True, highlight=False)
+    errors = Console(stderr=True, highlight=False)
     for line in _styled(error):
-        console.print(line, soft_wrap=True)
+        errors.print(line, soft_wrap=True)
 
 
 def _styled(error: FastServeError) -> list[Text]:
@@ -88,11 +96,7 @@ def _styled_problem(problem: Problem) -> list[Text]:
     from rich.text import Text
 
     where = ":".join(str(part) for part in (problem.file, problem.line, problem.column) if part is not None)
-    lines = (
-        [Text.assemble((where, "dim"), " " if where else "", (problem.key, "bold yellow"))]
-        if where or problem.key
-        else []
-    )
+    lines = [Text.assemble((where, "dim"), " " if where else "", (problem.key, "bold yellow"))]
     value = f" (got {problem.value})" if problem.value is not None else ""
     lines.append(Text(f"    {problem.message}{value}"))
     if problem.nearest is not None:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from fastserve_ray.cli.common import json_option, print_json, read_spec, set_option, spec_argument
+from fastserve_ray.cli.common import console, json_option, print_json, read_spec, set_option, spec_argument
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
+    from rich.console import Console
+    from rich.table import Table
 
     from fastserve_ray.plan.memory import StageMemory
     from fastserve_ray.plan.resources import Present
@@ -107,10 +109,9 @@ def _print(
     plan: Plan, states: dict[str, State], reason: str | None, memory: tuple[StageMemory, ...], present: Present
 ) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    output = console()
     stages = Table(box=box.SIMPLE_HEAD, title=f"{plan.spec.name}: stages", title_justify="left")
     for heading in ("stage", "digest", "state", "reads", "asks for"):
         stages.add_column(heading)
@@ -118,18 +119,18 @@ def _print(
         style = "green" if states[stage.name] == "published" else ""
         reads = ", ".join(stage.inputs) or "-"
         stages.add_row(stage.name, stage.digest[:16], states[stage.name], reads, str(stage.resources), style=style)
-    console.print(stages)
+    output.print(stages)
     if reason is not None:
-        console.print(f"storage could not be read: {reason}", style="yellow")
+        output.print(f"storage could not be read: {reason}", style="yellow")
     if memory:
-        console.print(_memory_table(memory))
+        output.print(_memory_table(memory))
     for item in memory:
         if item.reason is not None:
-            console.print(f"{item.stage}: not all is known: {item.reason}", style="dim")
-    _print_resources(console.print, plan, present)
+            output.print(f"{item.stage}: not all is known: {item.reason}", style="dim")
+    _print_resources(output, plan, present)
 
 
-def _memory_table(memory: tuple[StageMemory, ...]) -> object:
+def _memory_table(memory: tuple[StageMemory, ...]) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -142,16 +143,17 @@ def _memory_table(memory: tuple[StageMemory, ...]) -> object:
     return table
 
 
-def _print_resources(show: object, plan: Plan, present: Present) -> None:
+def _print_resources(output: Console, plan: Plan, present: Present) -> None:
     from fastserve_ray.plan.resources import short_stages
 
-    assert callable(show)
     if present.cpus is None or present.gpus is None:
-        show("resources present: asked of the running Ray when the run starts (cluster.address: auto)")
+        output.print("resources present: asked of the running Ray when the run starts (cluster.address: auto)")
         return
-    show(f"resources present: {present.cpus:g} CPU, {present.gpus:g} GPU")
+    output.print(f"resources present: {present.cpus:g} CPU, {present.gpus:g} GPU")
     for stage in short_stages(plan.stages, present):
-        show(f"{stage.name} asks for {stage.resources}: more than there is; `fastserve run` would refuse", style="red")
+        output.print(
+            f"{stage.name} asks for {stage.resources}: more than there is; `fastserve run` would refuse", style="red"
+        )
 
 
 def size_in_words(size: int | None) -> str:
