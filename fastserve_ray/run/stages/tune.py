@@ -1,0 +1,25 @@
+"""Stage ``tune``: a Ray Tune search; its best parameters change the spec of the stages after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastserve_ray.artifacts.manifest import Manifest
+    from fastserve_ray.run.context import Runtime, StageContext
+
+
+def run_stage(context: StageContext, runtime: Runtime) -> Manifest:
+    """Publishes the trials and the best parameters."""
+    runtime.start()
+    from fastserve_ray.run.stages.base_model import spec_with_local_base
+    from fastserve_ray.tune.search import search_on_ray
+
+    return search_on_ray(
+        spec_with_local_base(context),
+        dataset=context.inputs["data"].id,
+        digest=context.stage.digest,
+        parents=context.parents,
+        storage_uri=context.storage.uri,
+        run_id=context.run_id,
+    )
