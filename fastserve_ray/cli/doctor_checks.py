@@ -45,7 +45,7 @@ class Check:
 
 
 def run_checks(*, storage: str, host: str, port: int) -> list[Check]:
-    """All checks, none of which changes anything but a file that it writes to storage and deletes."""
+    """All checks. The only trace is the storage folder, made if it was not there."""
     return [
         check_python(sys.version_info[:3]),
         *check_packages(TESTED),
@@ -151,9 +151,7 @@ def check_storage(storage: str) -> Check:
     try:
         Storage.open(storage).check_writable()
     except StorageError as error:
-        fix = (
-            "; ".join(part for part in (error.allowed, error.hint) if part) or "set storage to a place you can write to"
-        )
+        fix = error.hint or "set storage to a place you can write to"
         return Check("storage", "fail", f"{error.what} ({error.value or storage})", fix)
     return Check("storage", "ok", f"{storage} can be written to")
 
