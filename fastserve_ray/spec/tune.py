@@ -37,14 +37,14 @@ class Choice(Section):
     """One of the listed values, drawn at random."""
 
     space: Literal["choice"]
-    categories: Annotated[tuple[Scalar, ...], ListInput, Field(min_length=1)]
+    categories: Annotated[tuple[Scalar, ...], Field(min_length=1), ListInput]
 
 
 class GridSearch(Section):
     """Every listed value; for ``search_alg: grid``."""
 
     space: Literal["grid_search"]
-    values: Annotated[tuple[Scalar, ...], ListInput, Field(min_length=1)]
+    values: Annotated[tuple[Scalar, ...], Field(min_length=1), ListInput]
 
 
 SearchSpace = Annotated[Uniform | LogUniform | RandomInteger | Choice | GridSearch, Field(discriminator="space")]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -9,6 +8,9 @@ from fastserve_ray.errors import SpecError
 from fastserve_ray.spec import CompressStep, FilesSource, HeldOut, PythonDocsSource, RunSpec
 from fastserve_ray.spec.load import dump_spec, load_spec, parse_spec, spec_from_dict, with_overrides
 from tests.spec.files import classifier, full, problems_in, problems_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SERVE_ONLY = "name: s\nmodel: {base: ./model}\nserve: {}\n"
 
@@ -113,7 +115,13 @@ def test_the_nearest_key(section: str, key: str, nearest: str | None) -> None:
         ("data.train", {"path": 3}, "data.train.path", "wrong type", "a string"),
         ("data.validation", {"fraction": 2}, "data.validation.fraction", "out of range", "greater than 0 and less"),
         ("data.validation", {"fractoin": 0.1}, "data.validation.fractoin", "unknown key", "fraction"),
-        ("model.tokenizer", 3, "model.tokenizer", "wrong type", "a mapping with the keys kind and vocab_size or a string"),
+        (
+            "model.tokenizer",
+            3,
+            "model.tokenizer",
+            "wrong type",
+            "a mapping with the keys kind and vocab_size or a string",
+        ),
         ("model.tokenizer", {"vocab_size": 3}, "model.tokenizer.vocab_size", "out of range", "at least 300"),
         ("model.tokenizer", {"vocab": 400}, "model.tokenizer.vocab", "unknown key", "kind and vocab_size"),
         ("name", "Big Name", "name", "does not have the right form", "lower-case letters"),
@@ -125,7 +133,13 @@ def test_the_nearest_key(section: str, key: str, nearest: str | None) -> None:
         ("compress", [{"kind": "quantize", "exclude": "x"}], "compress.0.exclude", "wrong type", "a list"),
         ("tune.parameters", {}, "tune.parameters", "too few entries", "at least 1"),
         ("tune.parameters", {"train.seed": 3}, "tune.parameters.train.seed", "wrong type", "a mapping"),
-        ("tune.parameters", {"train.seed": {"space": "x"}}, "tune.parameters.train.seed.space", "unknown space", "choice"),
+        (
+            "tune.parameters",
+            {"train.seed": {"space": "x"}},
+            "tune.parameters.train.seed.space",
+            "unknown space",
+            "choice",
+        ),
         ("verify.max_drop", {"eval_loss": -1}, "verify.max_drop.eval_loss", "out of range", "at least 0"),
         ("version", 2, "version", "not an allowed value", "1"),
     ],

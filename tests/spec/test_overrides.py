@@ -20,7 +20,13 @@ serve:
 
 
 def test_values_are_read_as_yaml() -> None:
-    sets = ["train.learning_rate=1e-4", "train.gradient_checkpointing=true", "serve={port: 0}", "name='7'", "storage=a=b"]
+    sets = [
+        "train.learning_rate=1e-4",
+        "train.gradient_checkpointing=true",
+        "serve={port: 0}",
+        "name='7'",
+        "storage=a=b",
+    ]
     spec = parse_spec(TEXT, sets=sets)
     assert spec.train is not None
     assert spec.serve is not None
@@ -40,7 +46,10 @@ def test_list_entries_go_by_number_and_one_past_the_end_appends() -> None:
 
 
 def test_keys_with_dots_are_found() -> None:
-    sets = ["tune.parameters.train.seed.upper=3", "tune.parameters.train.weight_decay={space: choice, categories: [0, 0.1]}"]
+    sets = [
+        "tune.parameters.train.seed.upper=3",
+        "tune.parameters.train.weight_decay={space: choice, categories: [0, 0.1]}",
+    ]
     spec = parse_spec(TEXT, sets=sets)
     assert spec.tune is not None
     assert set(spec.tune.parameters) == {"train.seed", "train.weight_decay"}
