@@ -145,14 +145,14 @@ def _add_inference(app: FastAPI, inference: Inference) -> None:
 def _add_models(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/models")
     async def models() -> ModelList:
-        return ModelList(data=[ModelCard(id=model.name, created=model.created) for model in gateway.models.values()])
+        return ModelList(data=[_card(model) for model in gateway.models.values()])
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> ModelCard:
         model = gateway.models.get(name)
         if model is None:
             raise RequestFailed(unknown_model(name, list(gateway.models)))
-        return ModelCard(id=model.name, created=model.created)
+        return _card(model)
 
 
 def _add_operations(app: FastAPI, gateway: Gateway, metrics: ServerMetrics) -> None:
@@ -209,6 +209,10 @@ def error_response(failure: Failure) -> Response:
     return Response(
         failure.body().model_dump_json(), failure.status, headers=failure.headers(), media_type="application/json"
     )
+
+
+def _card(model: ServedModel) -> ModelCard:
+    return ModelCard(id=model.name, created=model.created, task=model.task)
 
 
 def _join(answers: Answers, frame: Frame) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -61,7 +60,18 @@ def post(url: str, body: Mapping[str, JsonValue], timeout_s: float = 300.0) -> d
     Raises:
         ServeError: nobody answers, or the answer is an error; its message is the server's.
     """
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    return _send(
+        urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"}), timeout_s
+    )
+
+
+def get(url: str, timeout_s: float = 30.0) -> dict[str, Any]:
+    """The JSON answer; raises as `post` does."""
+    return _send(urllib.request.Request(url), timeout_s)
+
+
+def _send(request: urllib.request.Request, timeout_s: float) -> dict[str, Any]:
+    url = request.full_url
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as response:
             answer: dict[str, Any] = json.load(response)
@@ -81,15 +91,6 @@ def is_ready(url: str, timeout_s: float = 5.0) -> bool:
             return bool(response.status == 200)
     except (OSError, ValueError):
         return False
-
-
-def wait_until_ready(url: str, deadline: float, pause_s: float = 0.1) -> bool:
-    """Ask until it is ready, or until ``deadline`` on the monotonic clock."""
-    while not is_ready(url):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(pause_s)
-    return True
 
 
 def _message(error: urllib.error.HTTPError) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +22,7 @@ from fastserve_ray.serve.source import ModelSource
 from fastserve_ray.serve.start import check_placement, ensure_ray, ensure_serve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from fastserve_ray.spec.cluster import ClusterSpec
@@ -50,11 +54,13 @@ class ServedApp:
         return sample_request(self.task, self.model_name, prompt)
 
     def wait(self) -> None:
-        """Block until Ctrl-C, which returns normally.
+        """Block until Ctrl-C or SIGTERM, which return normally.
 
         Raises:
             ServeError: the application was deleted, or its replicas do not come back.
         """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own handler leaves processes behind
         try:
             while True:
                 time.sleep(WATCH_S)
@@ -67,10 +73,11 @@ class ServedApp:
         """Stop serving: requests in flight are finished first. Stops Ray and Serve only if `deploy` started them."""
         if not ray.is_initialized():
             return
-        if self.owns_serve:
-            serve.shutdown()
-        else:
-            serve.delete(self.name)
+        with _quiet_serve():
+            if self.owns_serve and not self.owns_ray:
+                serve.shutdown()
+            else:
+                serve.delete(self.name)
         if self.owns_ray:
             ray.shutdown()
 
@@ -82,6 +89,7 @@ def deploy(
     spec: ServeSpec,
     storage: str | None = None,
     *,
+    revision: str | None = None,
     cluster: ClusterSpec | None = None,
     on_status: Callable[[str], None] | None = None,
 ) -> ServedApp:
@@ -91,6 +99,7 @@ def deploy(
 
     Args:
         model: a model folder, a hub id, or ``artifact:ID`` of ``storage``.
+        revision: branch, tag or commit of a hub id.
         model_name: its name in ``/v1/models``, unless the spec gives one; also the application's name.
         on_status: called with a few words whenever the start enters another phase.
 
@@ -100,16 +109,17 @@ def deploy(
     """
     say = on_status or (lambda _: None)
     name = spec.model_name or model_name
-    target = ServeTarget(ModelSource(str(model), storage), task, name, spec)
+    target = ServeTarget(ModelSource(str(model), storage, revision), task, name, spec)
     owns_ray = False
     owns_serve = False
     try:
         owns_ray = ensure_ray(cluster, spec, say)
         check_placement(spec)
         say("starting Ray Serve")
-        url, owns_serve = ensure_serve(spec)
-        say("loading the model")
-        _run(target)
+        with _quiet_serve():
+            url, owns_serve = ensure_serve(spec)
+            say("loading the model")
+            _run(target)
         _wait(name, url, spec)
     except BaseException:
         _clean_up(name, owns_serve=owns_serve, owns_ray=owns_ray)
@@ -171,3 +181,15 @@ def _clean_up(name: str, *, owns_serve: bool, owns_ray: bool) -> None:
         serve.shutdown()
     elif _status(name) in (*FAILED, "DEPLOYING"):
         serve.delete(name)
+
+
+@contextmanager
+def _quiet_serve() -> Iterator[None]:
+    """Serve's client tells each step on the driver's stderr; `on_status` is what users see instead."""
+    logger = logging.getLogger("ray.serve")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 ARTIFACT = "artifact:"
 
@@ -14,15 +15,18 @@ class ModelSource:
     reference: str
     storage: str | None = None
     """URI of the storage that holds the artifact."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
 
     def fetch(self) -> str:
         """A local folder, or the hub id. An artifact of a remote storage is downloaded once to a node's cache.
 
         Raises:
             ArtifactError: the artifact is not published, or damaged.
+        ModelError: the hub has no such revision, or cannot be reached.
         """
         if not self.reference.startswith(ARTIFACT):
-            return self.reference
+            return self.reference if self.revision is None else self._download()
         from fastserve_ray.artifacts.registry import Registry
         from fastserve_ray.errors import ArtifactError
         from fastserve_ray.storage.filesystem import Storage
@@ -30,3 +34,19 @@ class ModelSource:
         if self.storage is None:
             raise ArtifactError("an artifact needs its storage", value=self.reference, key="storage")
         return str(Registry(Storage.open(self.storage)).fetch(self.reference.removeprefix(ARTIFACT)))
+
+    def _download(self) -> str:
+        from huggingface_hub import snapshot_download
+
+        from fastserve_ray.errors import ModelError
+
+        if Path(self.reference).exists():
+            return self.reference
+        try:
+            return str(snapshot_download(self.reference, revision=self.revision))
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"cannot fetch this revision from the hub ({error})",
+                value=f"{self.reference} at {self.revision}",
+                key="model.revision",
+            ) from error

@@ -32,7 +32,7 @@ def ensure_ray(cluster: ClusterSpec | None, spec: ServeSpec, say: Callable[[str]
         options |= {"object_store_memory": None if memory is None else memory * 2**20}
     elif cluster is not None:
         options = {"address": cluster.address}
-    ray.init(**options, log_to_driver=False, logging_level=logging.WARNING)
+    ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     return True
 
 

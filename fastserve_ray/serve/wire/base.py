@@ -27,7 +27,7 @@ class WireAnswer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # typing shares equal annotations, and False equals 0
 class OnlyNeutral:
     """Marks a field of OpenAI's API that is not supported: null and values without effect pass, others are refused."""
 
@@ -37,15 +37,17 @@ class OnlyNeutral:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, value: JsonValue) -> JsonValue:
-        # 1 == True in Python but not in JSON
-        if value is None or any(value == neutral and type(value) is type(neutral) for neutral in self.values):
-            return value
-        if isinstance(value, float | int) and not isinstance(value, bool) and value in self.values:
+        if value is None or any(_is_same(value, neutral) for neutral in self.values):
             return value
         allowed = " or ".join(["null", *(repr(neutral) for neutral in self.values)])
         raise PydanticCustomError(
             UNSUPPORTED, "is not supported by this server; leave it out, or send {allowed}", {"allowed": allowed}
         )
+
+
+def _is_same(value: JsonValue, other: JsonValue) -> bool:
+    """Equality as in JSON, where true is not 1."""
+    return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
 Unsupported = Annotated[JsonValue, OnlyNeutral(())]
@@ -102,6 +104,8 @@ class ModelCard(WireAnswer):
     created: int
     """Unix time at which it was deployed."""
     owned_by: str = "fastserve-ray"
+    task: str
+    """What it is for; not in OpenAI's API."""
 
 
 class ModelList(WireAnswer):

@@ -1,0 +1,80 @@
+"""``fastserve serve``: a model behind an OpenAI-compatible endpoint."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from fastserve_ray.cli.common import json_option, print_json, set_option
+from fastserve_ray.cli.target import resolve_target
+
+if TYPE_CHECKING:
+    from fastserve_ray.serve.deploy import ServedApp
+
+
+@click.command("serve")
+@click.argument("target")
+@click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 8000]")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--task", help="Task of a model folder or hub id.  [default: what its config says]")
+@click.option("--name", help="The model's name in /v1/models.  [default: the run's, folder's or hub's name]")
+@click.option("--storage", help="Where the artifacts are.  [default: the file's, else ./runs]")
+@set_option
+@click.option("--wait/--no-wait", default=True, help="Serve until Ctrl-C, or stop after one sample.")
+@json_option
+def command(
+    *,
+    target: str,
+    port: int | None,
+    host: str | None,
+    task: str | None,
+    name: str | None,
+    storage: str | None,
+    sets: tuple[str, ...],
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Serve TARGET: app.yaml (its verified model), a model folder, a hub id, artifact:ID or run@stage."""
+    flags = [f"serve.port={port}"] * (port is not None) + [f"serve.host={json.dumps(host)}"] * (host is not None)
+    found = resolve_target(target, sets=[*sets, *flags], task=task, name=name, storage=storage)
+    from fastserve_ray.serve.deploy import deploy
+
+    app = deploy(
+        found.model,
+        found.task,
+        found.model_name,
+        found.serve,
+        found.spec.storage,
+        revision=found.spec.model.revision,
+        cluster=found.spec.cluster,
+        on_status=lambda words: click.echo(f"{words} ...", err=True),
+    )
+    try:
+        _show(app, found.serve.sample_prompt, as_json=as_json, ask=not wait)
+        if wait:
+            app.wait()
+    finally:
+        if wait or app.owns_ray:
+            click.echo("stopping ...", err=True)
+            app.shutdown()
+
+
+def _show(app: ServedApp, prompt: str | None, *, as_json: bool, ask: bool) -> None:
+    from fastserve_ray.serve.client import post
+
+    sample = app.sample(prompt)
+    answer = sample.text(post(app.url + sample.path, sample.body)) if ask else None
+    fields = {"url": app.url, "model": app.model_name, "task": app.task, "curl": sample.curl(app.url)}
+    if as_json:
+        print_json({**fields, **({} if answer is None else {"answer": answer})})
+        return
+    click.echo(f"\nServing {app.model_name} at {app.url}")
+    if answer is not None:
+        click.echo(f"\n  {answer}")
+    click.echo(f"\nAsk it:\n  {fields['curl']}\n\nLook at:")
+    for path in ("/v1/models", "/docs", "/metrics"):
+        click.echo(f"  {app.url}{path}")
+    if not ask:
+        click.echo("\nCtrl-C stops it.")

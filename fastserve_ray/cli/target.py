@@ -1,0 +1,157 @@
+"""What ``serve`` and ``predict`` are given: a YAML file, an artifact, a model folder or a hub id."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastserve_ray.errors import ArtifactError, UsageError
+from fastserve_ray.spec.load import load_spec, parse_spec, with_overrides
+from fastserve_ray.spec.serve import ServeSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastserve_ray.artifacts.manifest import Manifest
+    from fastserve_ray.spec.model import TaskName
+    from fastserve_ray.spec.run import RunSpec
+
+DEFAULT_STORAGE = "./runs"
+YAML = (".yaml", ".yml")
+ARTIFACT = re.compile(r"artifact:\S+|[a-z]+-[0-9a-f]{16}|[^/@\s]+@[a-z]+")
+"""``artifact:ID``, an artifact's id, or ``run@stage``."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model and how to serve it."""
+
+    spec: RunSpec
+    model: str
+    """A folder, a hub id, or ``artifact:ID`` of ``spec.storage``."""
+
+    @property
+    def serve(self) -> ServeSpec:
+        return self.spec.serve if self.spec.serve is not None else ServeSpec()
+
+    @property
+    def task(self) -> TaskName:
+        return self.spec.model.task
+
+    @property
+    def model_name(self) -> str:
+        return self.serve.model_name or self.spec.name
+
+
+def resolve_target(
+    target: str,
+    *,
+    sets: Sequence[str] = (),
+    task: str | None = None,
+    name: str | None = None,
+    storage: str | None = None,
+) -> Target:
+    """Find out what ``target`` is, and make a spec for it.
+
+    Args:
+        sets: ``key=value`` overrides, as with ``--set``; they apply to every kind of target.
+        task: of a model folder or hub id; default: what the folder's config or the artifact says.
+        storage: of an artifact; default ``./runs``.
+
+    Raises:
+        SpecError: the file or an override is wrong.
+        ArtifactError: nothing published answers to it.
+        UsageError: a path that does not exist.
+    """
+    sets = [*sets, *([f"serve.model_name={json.dumps(name)}"] if name else [])]
+    if target.endswith(YAML):
+        if storage is not None:
+            sets.append(f"storage={json.dumps(storage)}")
+        return _of_file(target, [*sets, *([f"model.task={task}"] if task else [])])
+    if Path(target).exists():
+        found_task = task or _task_of_folder(Path(target))
+        return _of_model(target, target, found_task, sets, None)
+    if ARTIFACT.fullmatch(target):
+        storage = storage or DEFAULT_STORAGE
+        manifest = _manifest(target, storage)
+        found_task = task or str(manifest.info.get("task") or "text-generation")
+        return _of_model(f"artifact:{manifest.id}", target, found_task, sets, storage)
+    if target.startswith(("/", ".", "~")) or target.count("/") > 1:
+        raise UsageError(
+            "there is no such model folder",
+            value=target,
+            allowed="app.yaml, a model folder, a hub id, artifact:ID, run@stage",
+        )
+    return _of_model(target, target, task or "text-generation", sets, None)
+
+
+def _of_file(path: str, sets: Sequence[str]) -> Target:
+    """The last model artifact of this very spec, which verification must have passed; or ``model.base`` as it is."""
+    from fastserve_ray.plan.stages import plan_run
+
+    spec = load_spec(path, sets)
+    if spec.serve is None:
+        spec = with_overrides(spec, {"serve": {}})
+    if spec.train is None and not spec.compress and spec.model.base is not None:
+        return Target(spec, _base(spec.model.base, spec.storage))
+    plan = plan_run(spec)
+    model, *others = (plan.stage(name).artifact_id for name in plan.stage("serve").inputs)
+    missing = [artifact for artifact in (model, *others) if not _is_published(artifact, spec.storage)]
+    if missing:
+        raise ArtifactError(
+            "this file has no verified model yet",
+            value=f"not published: {', '.join(missing)}",
+            key="storage",
+            hint=f"make it first: fastserve run {path}",
+        )
+    return Target(spec, f"artifact:{model}")
+
+
+def _base(base: str, storage: str) -> str:
+    is_artifact = not Path(base).exists() and ARTIFACT.fullmatch(base) is not None
+    return f"artifact:{_manifest(base, storage).id}" if is_artifact else base
+
+
+def _of_model(model: str, shown: str, task: str, sets: Sequence[str], storage: str | None) -> Target:
+    name = Path(shown).name or shown
+    settings = {
+        "name": re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:63].strip("-._") or "model",
+        "model": {"task": task, "base": model},
+        "serve": {"model_name": shown if "/" in shown and not Path(shown).exists() else name},
+        **({} if storage is None else {"storage": storage}),
+    }
+    return Target(parse_spec(json.dumps(settings), file="command line", sets=sets), model)
+
+
+def _task_of_folder(folder: Path) -> str:
+    """By the architecture's name in ``config.json``."""
+    try:
+        architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            "this is no model folder (config.json cannot be read)",
+            value=str(folder),
+            allowed="a folder that save_pretrained wrote",
+        ) from error
+    is_classifier = any(str(name).endswith("ForSequenceClassification") for name in architectures)
+    return "text-classification" if is_classifier else "text-generation"
+
+
+def _manifest(reference: str, storage: str) -> Manifest:
+    from fastserve_ray.artifacts.registry import Registry
+    from fastserve_ray.storage.filesystem import Storage
+
+    manifest = Registry(Storage.open(storage)).resolve(reference)
+    if manifest.kind != "model":
+        raise ArtifactError("this artifact is no model", value=f"{manifest.id} is a {manifest.kind}", allowed="a model")
+    return manifest
+
+
+def _is_published(artifact: str, storage: str) -> bool:
+    from fastserve_ray.artifacts.publish import manifest_path
+    from fastserve_ray.storage.filesystem import Storage
+
+    return Storage.open(storage).exists(manifest_path(artifact))

@@ -1,0 +1,86 @@
+"""Frames to OpenAI's answers, and their framing as server-sent events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastserve_ray.engines.protocol import Prediction
+from fastserve_ray.serve import sse
+from fastserve_ray.serve.answers import Answers, ChatAnswers, CompletionAnswers, classify_answer, usage_of
+from fastserve_ray.serve.calls import Classified, Frame, Piece
+
+FRAMES = [
+    Frame((Piece(0, "Hel"), Piece(1, "")), 5, 2),
+    Frame((Piece(0, "lo\n", "stop"),), 5, 4),
+    Frame((Piece(1, "Bye", "length"),), 5, 7),
+]
+
+
+def streamed(answers: Answers, *, usage: bool = False) -> list[dict[str, Any]]:
+    events = [sse.event(chunk) for frame in FRAMES for chunk in answers.chunks(frame)]
+    if usage:
+        events.append(sse.event(answers.usage_chunk(usage_of(FRAMES[-1]))))
+    for event in events:
+        assert event.startswith(b"data: ")
+        assert event.endswith(b"\n\n")
+        assert event.count(b"\n") == 2
+    return [json.loads(event.removeprefix(b"data: ")) for event in events]
+
+
+def of_choice(chunks: list[dict[str, Any]], index: int) -> list[dict[str, Any]]:
+    return [chunk["choices"][0] for chunk in chunks if chunk["choices"] and chunk["choices"][0]["index"] == index]
+
+
+def test_chat_chunks_to_the_letter() -> None:
+    chunks = streamed(ChatAnswers("chatcmpl-1", "m"))
+    assert [choice["delta"] for choice in of_choice(chunks, 0)] == [
+        {"role": "assistant", "content": ""},
+        {"content": "Hel"},
+        {"content": "lo\n"},
+        {},
+    ]
+    assert [choice["finish_reason"] for choice in of_choice(chunks, 0)] == [None, None, None, "stop"]
+    assert [choice["finish_reason"] for choice in of_choice(chunks, 1)] == [None, None, "length"]
+    assert {(chunk["id"], chunk["object"], chunk["model"]) for chunk in chunks} == {
+        ("chatcmpl-1", "chat.completion.chunk", "m")
+    }
+    assert len({chunk["created"] for chunk in chunks}) == 1
+    assert not any("usage" in chunk for chunk in chunks)
+
+
+def test_with_usage_every_chunk_has_the_field_and_the_last_the_numbers() -> None:
+    for answers in (ChatAnswers("c", "m", True), CompletionAnswers("c", "m", True)):
+        *chunks, last = streamed(answers, usage=True)
+        assert all(chunk["usage"] is None for chunk in chunks)
+        assert last["choices"] == []
+        assert last["usage"] == {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+        assert last["id"] == "c"
+
+
+def test_completion_chunks_leave_out_empty_text() -> None:
+    chunks = streamed(CompletionAnswers("cmpl-1", "m"))
+    assert [(choice["text"], choice["finish_reason"]) for choice in of_choice(chunks, 0)] == [
+        ("Hel", None),
+        ("lo\n", "stop"),
+    ]
+    assert [(choice["text"], choice["finish_reason"]) for choice in of_choice(chunks, 1)] == [("Bye", "length")]
+    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+
+
+def test_whole_answers() -> None:
+    frame = Frame((Piece(0, "Hello", "stop"), Piece(1, "Bye", "length")), 5, 7)
+    chat = json.loads(ChatAnswers("c", "m").whole(frame).model_dump_json())
+    assert chat["object"] == "chat.completion"
+    assert chat["choices"][0]["message"] == {"role": "assistant", "content": "Hello", "refusal": None}
+    assert [choice["finish_reason"] for choice in chat["choices"]] == ["stop", "length"]
+    completion = json.loads(CompletionAnswers("c", "m").whole(frame).model_dump_json())
+    assert [choice["text"] for choice in completion["choices"]] == ["Hello", "Bye"]
+    assert completion["usage"]["total_tokens"] == 12
+
+
+def test_classify_answer_names_every_probability() -> None:
+    result = Classified((Prediction("good", 1, (0.25, 0.75)),), 4, ("bad", "good"))
+    answer = json.loads(classify_answer("id", "m", result).model_dump_json())
+    assert answer["data"] == [{"index": 0, "label": "good", "label_id": 1, "probs": {"bad": 0.25, "good": 0.75}}]
+    assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 0, "total_tokens": 4}

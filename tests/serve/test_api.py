@@ -1,0 +1,202 @@
+"""The HTTP face over replicas that misbehave: what a real one does rarely."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
+
+from fastserve_ray.serve.api import build_api
+from fastserve_ray.serve.calls import Frame, Piece, ReplicaStatus
+from fastserve_ray.serve.failures import internal, invalid
+from fastserve_ray.serve.gateway import Gateway, ServedModel
+from fastserve_ray.serve.metrics import ServerMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
+BODY = {"model": "m", "prompt": "p"}
+FIRST = Frame((Piece(0, "a"),), 3, 1, 0.1)
+LAST = Frame((Piece(0, "b", "stop"),), 3, 2)
+
+
+class FakeResponse:
+    """Serve's response to one call: gives ``items``; exceptions among them are raised, numbers are slept."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.is_cancelled = False
+        self._items = self._give(items)
+
+    async def _give(self, items: list[Any]) -> AsyncGenerator[Any, None]:
+        for item in items:
+            if isinstance(item, float):
+                await asyncio.sleep(item)
+            elif isinstance(item, Exception):
+                raise item
+            else:
+                yield item
+
+    def __await__(self) -> Any:
+        return anext(self._items).__await__()
+
+    async def __anext__(self) -> Any:
+        return await anext(self._items)
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class FakeHandle:
+    """Serve's handle of a deployment, every method of which answers ``items``."""
+
+    def __init__(self, *items: Any) -> None:
+        self.response = FakeResponse(list(items))
+
+    def options(self, **_: Any) -> FakeHandle:
+        return self
+
+    def __getattr__(self, _: str) -> FakeHandle:
+        return self
+
+    def remote(self, _: object) -> FakeResponse:
+        return self.response
+
+
+def client(handle: FakeHandle, metrics: ServerMetrics | None = None) -> httpx.AsyncClient:
+    model = ServedModel("m", "text-generation", 0, request_timeout_s=0.2)
+    app = build_api(Gateway({"m": model}, {"m": handle}), metrics)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test")
+
+
+@pytest.fixture(autouse=True)
+async def _no_task_is_left() -> AsyncIterator[None]:
+    yield
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def answer(*items: Any, stream: bool = False, body: object = None) -> httpx.Response:
+    async with client(FakeHandle(*items)) as http:
+        return await http.post("/v1/completions", json=body or {**BODY, "stream": stream})
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return dict(error)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("item", "status", "code"),
+    [
+        (BackPressureError(5, 5), 503, "overloaded"),
+        (RayActorError(), 503, "unavailable"),
+        (RuntimeError("bug"), 500, "internal_error"),
+        (invalid("no", param="prompt", code="x"), 400, "x"),
+        (internal("logits are not finite"), 500, "internal_error"),
+        (1.0, 504, "timeout"),
+    ],
+)
+async def test_failures_before_the_first_token_are_statuses(item: Any, status: int, code: str, stream: bool) -> None:
+    response = await answer(item, stream=stream)
+    assert (response.status_code, error_of(response)["code"]) == (status, code)
+    assert ("retry-after" in response.headers) == (status == 503)
+    assert response.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("item", [1.0, RayActorError(), internal("logits are not finite")])
+async def test_a_failure_in_mid_stream_is_an_error_event(item: Any) -> None:
+    response = await answer(FIRST, item, stream=True)
+    assert response.status_code == 200
+    *chunks, error = [json.loads(line.removeprefix("data: ")) for line in response.text.split("\n\n") if line]
+    assert chunks[0]["choices"][0]["text"] == "a"
+    assert set(error["error"]) == {"message", "type", "param", "code"}
+    assert error["error"]["type"] == "server_error"
+    assert "[DONE]" not in response.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_whose_time_is_up_is_cancelled(stream: bool) -> None:
+    handle = FakeHandle(1.0)
+    async with client(handle) as http:
+        await http.post("/v1/completions", json={**BODY, "stream": stream})
+    assert handle.response.is_cancelled
+
+
+@pytest.mark.parametrize("items", [(1.0,), (FIRST, 1.0)])
+async def test_a_client_that_leaves_cancels_its_request(items: tuple[Any, ...]) -> None:
+    handle = FakeHandle(*items)
+    async with client(handle) as http:
+        task = asyncio.create_task(http.post("/v1/completions", json={**BODY, "stream": len(items) > 1}))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert handle.response.is_cancelled
+
+
+async def test_a_finished_stream_is_not_cancelled() -> None:
+    handle = FakeHandle(FIRST, LAST)
+    async with client(handle) as http:
+        response = await http.post("/v1/completions", json={**BODY, "stream": True})
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert not handle.response.is_cancelled
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status"),
+    [
+        ("POST", "/v1/completions", b'{"model": "m", ', 400),
+        ("POST", "/v1/completions", b"[]", 400),
+        ("POST", "/v1/completions", b"", 400),
+        ("POST", "/v1/embeddings", b"{}", 404),
+        ("GET", "/v1/completions", b"", 405),
+        ("GET", "/v1/models/other", b"", 404),
+        ("POST", "/v1/classify", b'{"model": "m", "input": "x"}', 400),
+        ("POST", "/v1/completions", b'{"model": "other", "prompt": "x"}', 404),
+    ],
+)
+async def test_every_refusal_has_openais_shape(method: str, path: str, content: bytes, status: int) -> None:
+    async with client(FakeHandle()) as http:
+        response = await http.request(method, path, content=content, headers={"content-type": "application/json"})
+    assert response.status_code == status
+    assert error_of(response)["type"] == "invalid_request_error"
+    assert int(response.headers["openai-processing-ms"]) >= 0
+
+
+async def test_a_body_of_another_type_is_refused_with_the_reason() -> None:
+    async with client(FakeHandle()) as http:
+        response = await http.post("/v1/completions", content=json.dumps(BODY), headers={"content-type": "text/plain"})
+    assert response.status_code == 400
+    assert "content-type" in error_of(response)["message"]
+
+
+async def test_metrics_count_requests_tokens_and_first_tokens() -> None:
+    metrics = ServerMetrics()
+    handle = FakeHandle(Frame((Piece(0, "ab", "stop"),), 3, 2, 0.1))
+    async with client(handle, metrics) as http:
+        await http.post("/v1/completions", json=BODY)
+        await http.get("/v1/nothing")
+        await http.get("/v1/models/other")
+    status = ReplicaStatus("r1", 1, 2, kv_tokens_used=3, kv_tokens_capacity=4)
+    page = metrics.page([("m", status)]).decode()
+    values = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+    assert values["fastserve_requests_total", "/v1/completions", "200"] == 1
+    assert values["fastserve_requests_total", "unknown", "404"] == 1
+    assert values["fastserve_requests_total", "/v1/models/{name:path}", "404"] == 1
+    assert values["fastserve_request_duration_seconds_count", "/v1/completions"] == 1
+    assert values["fastserve_time_to_first_token_seconds_sum", "m"] == pytest.approx(0.1)
+    assert values["fastserve_prompt_tokens_total", "m"] == 3
+    assert values["fastserve_completion_tokens_total", "m"] == 2
+    assert values["fastserve_num_requests_waiting", "m", "r1"] == 2
+    assert values["fastserve_kv_tokens_capacity", "m", "r1"] == 4

@@ -1,0 +1,92 @@
+"""Several token streams, merged."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fastserve_ray.engines.protocol import FinishReason, GenerateDelta
+from fastserve_ray.serve.calls import Frame, Piece
+from fastserve_ray.serve.frames import StreamFailed, merge_frames, merge_streams
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+closed: list[str] = []
+
+
+async def stream(
+    name: str, texts: str, *, pause: float = 0.0, finish: FinishReason = "stop"
+) -> AsyncGenerator[GenerateDelta, None]:
+    try:
+        for number, text in enumerate(texts, start=1):
+            await asyncio.sleep(pause)
+            is_last = number == len(texts)
+            error = "bad logits" if is_last and finish == "error" else None
+            yield GenerateDelta(name, text, (number,), 3, number, finish if is_last else None, error)
+    finally:
+        closed.append(name)
+
+
+def merged(*streams: AsyncGenerator[GenerateDelta, None], in_flight: int = 1) -> AsyncGenerator[Frame, None]:
+    return merge_streams(streams, num_prompt_tokens=6, num_streams_in_flight=lambda: in_flight)
+
+
+async def test_nothing_is_lost_and_counts_are_totals() -> None:
+    frames = [frame async for frame in merged(stream("a", "abcdef", pause=0.004), stream("b", "xyz", pause=0.01))]
+    whole = merge_frames(frames)
+    assert whole.pieces == (Piece(0, "abcdef", "stop"), Piece(1, "xyz", "stop"))
+    assert (whole.num_prompt_tokens, whole.num_completion_tokens) == (6, 9)
+    assert frames[0].first_token_s is not None
+    assert all(frame.first_token_s is None for frame in frames[1:])
+
+
+async def test_a_busy_replica_sends_fewer_frames() -> None:
+    alone = [frame async for frame in merged(stream("a", "a" * 40, pause=0.005))]
+    busy = [frame async for frame in merged(stream("a", "a" * 40, pause=0.005), in_flight=50)]
+    assert len(alone) > 20
+    assert len(busy) < 8
+    assert merge_frames(busy).pieces == merge_frames(alone).pieces
+
+
+async def test_the_first_frame_is_not_held_back() -> None:
+    frames = merged(stream("a", "ab", pause=0.01), in_flight=10_000)
+    first = await asyncio.wait_for(anext(frames), 1)
+    assert first.pieces == (Piece(0, "a"),)
+    last = await asyncio.wait_for(anext(frames), 1)
+    assert last.pieces == (Piece(0, "b", "stop"),)
+
+
+@pytest.mark.parametrize("finish", ["error", "cancelled"])
+async def test_a_failed_stream_fails_the_call_and_closes_the_others(finish: FinishReason) -> None:
+    closed.clear()
+    with pytest.raises(StreamFailed) as caught:
+        async for _ in merged(stream("a", "ab", finish=finish), stream("b", "b" * 1000, pause=0.01)):
+            pass
+    assert caught.value.finish_reason == finish
+    assert sorted(closed) == ["a", "b"]
+
+
+async def test_leaving_closes_every_stream() -> None:
+    closed.clear()
+    frames = merged(stream("a", "a" * 1000, pause=0.01), stream("b", "b" * 1000, pause=0.01))
+    await anext(frames)
+    await frames.aclose()
+    assert sorted(closed) == ["a", "b"]
+
+
+async def test_cancelling_the_reader_closes_every_stream() -> None:
+    closed.clear()
+
+    async def read() -> None:
+        async for _ in merged(stream("a", "a" * 1000, pause=0.01)):
+            pass
+
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert closed == ["a"]

@@ -1,0 +1,226 @@
+"""What the wire models take, refuse and mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import ValidationError
+
+from fastserve_ray.serve.failures import Failure, of_validation
+from fastserve_ray.serve.wire.chat import ChatRequest
+from fastserve_ray.serve.wire.classify import ClassifyRequest
+from fastserve_ray.serve.wire.completions import MAX_PROMPTS, CompletionRequest
+
+if TYPE_CHECKING:
+    from fastserve_ray.serve.wire.base import WireRequest
+
+
+def completion(**fields: Any) -> CompletionRequest:
+    return CompletionRequest.model_validate({"model": "m", "prompt": "p", **fields})
+
+
+def chat(**fields: Any) -> ChatRequest:
+    return ChatRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields})
+
+
+def refusal(model: type[WireRequest], body: object) -> Failure:
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(body)
+    return of_validation(caught.value.errors(), list(model.model_fields))
+
+
+def completion_refusal(**fields: Any) -> Failure:
+    return refusal(CompletionRequest, {"model": "m", "prompt": "p", **fields})
+
+
+def chat_refusal(**fields: Any) -> Failure:
+    return refusal(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("text", ("text",)),
+        ("", ("",)),
+        (["a", "b"], ("a", "b")),
+        ([1, 2], ((1, 2),)),
+        ([[1, 2], [3]], ((1, 2), (3,))),
+    ],
+)
+def test_every_form_of_prompt(prompt: object, prompts: object) -> None:
+    assert completion(prompt=prompt).prompts == prompts
+
+
+@pytest.mark.parametrize("prompt", [None, 5, [], [[]], [1, "a"], [[1], "a"], [-1], ["a"] * (MAX_PROMPTS + 1), True])
+def test_other_prompts_are_refused_by_name(prompt: object) -> None:
+    failure = completion_refusal(prompt=prompt)
+    assert (failure.status, failure.param) == (400, "prompt")
+
+
+def test_sampling_defaults_are_openais() -> None:
+    sampling = completion().sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed, sampling.stop) == (
+        1,
+        1,
+        None,
+        None,
+        (),
+    )
+    assert completion().num_choices == 1
+
+
+def test_sampling_fields_reach_the_engine() -> None:
+    sampling = completion(temperature=0, top_p=0.5, top_k=7, seed=-3, stop="END").sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) == (0, 0.5, 7, -3)
+    assert sampling.stop == ("END",)
+    assert completion(stop=["a", "b"]).sampling.stop == ("a", "b")
+    assert completion(top_k=-1).sampling.top_k is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 2.1),
+        ("temperature", "0.5"),
+        ("top_p", 0),
+        ("top_p", 1.5),
+        ("top_k", -2),
+        ("seed", 2**63),
+        ("seed", 1.5),
+        ("stop", ["a"] * 5),
+        ("stop", ""),
+        ("stop", [1]),
+        ("n", 0),
+        ("n", 1000),
+        ("max_tokens", 0),
+        ("max_tokens", True),
+        ("stream", "yes"),
+        ("model", ""),
+    ],
+)
+def test_bad_values_are_named(field: str, value: object) -> None:
+    failure = completion_refusal(**{field: value})
+    assert (failure.status, failure.param, failure.code) == (400, field, "invalid_value")
+    assert field in failure.message
+
+
+def test_a_missing_field_is_named() -> None:
+    failure = refusal(CompletionRequest, {"prompt": "p"})
+    assert (failure.param, failure.code) == ("model", "missing_required_parameter")
+
+
+def test_an_unknown_field_is_named_with_the_nearest_known_one() -> None:
+    failure = completion_refusal(temprature=1)
+    assert (failure.status, failure.param, failure.code) == (400, "temprature", "unknown_parameter")
+    assert "did you mean 'temperature'" in failure.message
+
+
+def test_an_unknown_field_inside_a_field_is_named_by_its_path() -> None:
+    assert chat_refusal(stream=True, stream_options={"include_use": True}).param == "stream_options.include_use"
+
+
+NEUTRAL = [
+    ("presence_penalty", 0, 0.5),
+    ("frequency_penalty", 0.0, -1),
+    ("logit_bias", {}, {"5": 1}),
+    ("min_p", 0, 0.1),
+    ("repetition_penalty", 1.0, 1.1),
+]
+
+
+@pytest.mark.parametrize(("field", "neutral", "active"), NEUTRAL)
+def test_unsupported_fields_pass_only_when_they_have_no_effect(field: str, neutral: object, active: object) -> None:
+    for make, make_refusal in ((completion, completion_refusal), (chat, chat_refusal)):
+        make(**{field: None})
+        make(**{field: neutral})
+        failure = make_refusal(**{field: active})
+        assert (failure.status, failure.param, failure.code) == (400, field, "unsupported_value")
+
+
+@pytest.mark.parametrize(
+    ("field", "neutral", "active"), [("best_of", 1, 2), ("echo", False, True), ("suffix", "", "x")]
+)
+def test_unsupported_fields_of_completions(field: str, neutral: object, active: object) -> None:
+    completion(**{field: neutral})
+    assert completion_refusal(**{field: active}).param == field
+
+
+def test_logprobs_zero_asks_for_logprobs_in_completions_and_is_refused() -> None:
+    completion(logprobs=None)
+    assert completion_refusal(logprobs=0).param == "logprobs"
+    assert completion_refusal(logprobs=False).param == "logprobs"
+
+
+@pytest.mark.parametrize(
+    ("field", "neutral", "active"),
+    [
+        ("logprobs", False, True),
+        ("top_logprobs", 0, 5),
+        ("response_format", {"type": "text"}, {"type": "json_object"}),
+        ("tools", [], [{"type": "function"}]),
+        ("tool_choice", "none", "auto"),
+        ("modalities", ["text"], ["audio"]),
+        ("store", False, True),
+    ],
+)
+def test_unsupported_fields_of_chat(field: str, neutral: object, active: object) -> None:
+    chat(**{field: neutral})
+    assert chat_refusal(**{field: active}).param == field
+
+
+def test_a_neutral_number_is_not_a_neutral_flag() -> None:
+    assert completion_refusal(presence_penalty=False).param == "presence_penalty"
+    assert completion_refusal(echo=0).param == "echo"
+
+
+def test_stream_options_need_a_stream() -> None:
+    assert completion_refusal(stream_options={"include_usage": True}).param == "stream_options"
+    assert completion(stream=True, stream_options={"include_usage": True}).include_usage
+    assert not completion(stream=True).include_usage
+
+
+def test_chat_content_parts_are_joined_and_developer_is_system() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    request = chat(messages=[{"role": "developer", "content": "be brief"}, {"role": "user", "content": parts}])
+    assert [message.for_template() for message in request.messages] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "a\nb"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        [{"role": "tool", "content": "x"}],
+        [{"role": "user"}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        [{"role": "user", "content": "x", "mood": "good"}],
+        "hi",
+    ],
+)
+def test_bad_messages_are_named(messages: object) -> None:
+    failure = chat_refusal(messages=messages)
+    assert failure.status == 400
+    assert failure.param is not None
+    assert failure.param.startswith("messages")
+
+
+def test_both_names_of_the_token_limit() -> None:
+    assert chat().token_limit is None
+    assert chat(max_tokens=3).token_limit == 3
+    assert chat(max_completion_tokens=4).token_limit == 4
+    assert chat(max_tokens=5, max_completion_tokens=5).token_limit == 5
+    assert chat_refusal(max_tokens=5, max_completion_tokens=6).param == "max_tokens"
+
+
+def test_classify_takes_one_text_or_several() -> None:
+    assert ClassifyRequest(model="m", input="a").texts == ("a",)
+    assert ClassifyRequest(model="m", input=["a", "b"]).texts == ("a", "b")
+    assert refusal(ClassifyRequest, {"model": "m", "input": []}).param == "input"
+
+
+def test_a_body_that_is_no_object_is_refused() -> None:
+    assert refusal(CompletionRequest, ["prompt"]).status == 400
