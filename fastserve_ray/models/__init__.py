@@ -1,1 +1,1 @@
-
+"""Hugging Face models: built, loaded and saved, whole or compressed."""

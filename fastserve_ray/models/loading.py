@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.errors import ModelError
+from fastserve_ray.models.config import label_settings, make_config
+from fastserve_ray.models.quiet import quiet_transformers
 from fastserve_ray.tasks.table import load_task
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import torch
     from transformers import PreTrainedTokenizerBase
+
+COMPRESSION_FILE = "compression.json"
+"""Present in the folder of a compressed artifact only."""
 
 DTYPES = ("auto", "float32", "bfloat16")
 
@@ -28,21 +34,31 @@ class LoadedModel:
 
 
 def load_tokenizer(reference: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a hub model or folder, with a padding token.
+    """The tokenizer of a hub model or folder, with a padding token (the end-of-text token where it has none).
 
     Raises:
         ModelError: there is none, or it cannot be read.
     """
     from transformers import AutoTokenizer
 
+    _refuse_missing_folder(reference)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(reference), revision=revision, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError) as error:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(reference), revision=revision, trust_remote_code=trust_remote_code
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise _not_loaded("tokenizer", reference, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            "the tokenizer has no token to pad with",
+            value=str(reference),
+            allowed="a tokenizer with a pad_token, eos_token or unk_token",
+            key="model.base",
+            hint="name one in the folder's tokenizer_config.json",
+        )
     return tokenizer
 
 
@@ -59,7 +75,8 @@ def load_pretrained(
 ) -> LoadedModel:
     """Load a model for a task; a compressed artifact's folder is recognised by its ``compression.json``.
 
-    An encoder without a classification head gets a fresh one, drawn from ``seed``; ``label_names`` go into its config.
+    An encoder without a classification head, or with one for another number of classes, gets a fresh one drawn from
+    ``seed``; ``label_names`` go into its config.
 
     Args:
         reference: hub id or folder.
@@ -69,26 +86,33 @@ def load_pretrained(
     Raises:
         ModelError: not found, not readable, or not made for the task.
     """
-    from fastserve_ray.models.compressed import is_compressed, load_compressed
+    if (Path(reference) / COMPRESSION_FILE).exists():
+        from fastserve_ray.models.compressed import load_compressed
 
-    if is_compressed(reference):
-        return load_compressed(reference, task)
+        return load_compressed(Path(reference), task)
     import torch
     import transformers
 
-    labels = _label_settings(num_labels, label_names)
+    if dtype not in DTYPES:
+        raise ModelError("unknown number format", value=dtype, allowed=", ".join(DTYPES), key="dtype")
     tokenizer = load_tokenizer(reference, revision=revision, trust_remote_code=trust_remote_code)
-    torch.manual_seed(seed)
+    auto_class = getattr(transformers, load_task(task).auto_class)
+    labels = label_settings(num_labels, label_names)
     try:
-        model = getattr(transformers, load_task(task).auto_class).from_pretrained(
-            str(reference),
-            revision=revision,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            trust_remote_code=trust_remote_code,
-            **labels,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, report = auto_class.from_pretrained(
+                str(reference),
+                revision=revision,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                trust_remote_code=trust_remote_code,
+                ignore_mismatched_sizes=bool(labels),
+                output_loading_info=True,
+                **labels,
+            )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError) as error:
         raise _not_loaded(f"{task} model", reference, error) from error
+    _refuse_missing_weights(model, report, task, reference)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return LoadedModel(model.eval(), tokenizer, task)
@@ -97,41 +121,42 @@ def load_pretrained(
 def build_from_config(
     config: Mapping[str, Any], task: str, tokenizer: Any, *, seed: int, label_names: Sequence[str] | None = None
 ) -> torch.nn.Module:
-    """A model with random weights drawn from ``seed``; vocabulary and special tokens are the tokenizer's.
+    """A float32 model with random weights drawn from ``seed``; vocabulary and special tokens are the tokenizer's.
 
     Raises:
-        ModelError: the model type is unknown, or the config does not make a model for the task.
+        ModelError: the model type or a key is unknown, or the config does not make a model for the task.
     """
     import torch
     import transformers
 
-    settings = {
-        **config,
-        "vocab_size": config.get("vocab_size", len(tokenizer)),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        **_label_settings(None, label_names),
-    }
-    model_type = str(settings.pop("model_type", ""))
-    torch.manual_seed(seed)
+    made = make_config(config, tokenizer, label_names)
     try:
-        built = transformers.AutoConfig.for_model(model_type, **settings)
-        model: torch.nn.Module = getattr(transformers, load_task(task).auto_class).from_config(built)
-    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: torch.nn.Module = getattr(transformers, load_task(task).auto_class).from_config(
+                made, dtype=torch.float32
+            )
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError, ZeroDivisionError) as error:
         raise ModelError(
             f"this config makes no {task} model ({_first_line(error)})",
-            value=model_type,
-            allowed="the keys of a transformers config of a model type that has this task",
+            value=made.model_type,
+            allowed=f"a model type for which transformers has an {load_task(task).auto_class}",
             key="model.config",
         ) from error
     return model
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write a Hugging Face folder: config, safetensors, tokenizer."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def save_model(
+    model: Any, tokenizer: Any, folder: Path, *, state_dict: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Write a Hugging Face folder: config, safetensors, tokenizer; weights that are tied are written once.
+
+    Args:
+        state_dict: weights to write in place of the model's own.
+    """
+    with quiet_transformers():
+        model.save_pretrained(folder, state_dict=state_dict)
+        tokenizer.save_pretrained(folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -147,20 +172,45 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _label_settings(num_labels: int | None, label_names: Sequence[str] | None) -> dict[str, Any]:
-    if label_names:
-        return {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
-    return {} if num_labels is None else {"num_labels": num_labels}
+def _refuse_missing_folder(reference: str | Path) -> None:
+    """transformers takes a path that is not there for a hub id, and says nothing of the folder."""
+    text = str(reference)
+    looks_like_path = isinstance(reference, Path) or text.startswith(("/", "./", "../", "~")) or text.count("/") > 1
+    if looks_like_path and not Path(reference).is_dir():
+        raise ModelError(
+            "there is no such model folder",
+            value=text,
+            allowed="a folder that save_pretrained wrote, or a hub id such as gpt2",
+            key="model.base",
+        )
+
+
+def _refuse_missing_weights(model: Any, report: Mapping[str, Any], task: str, reference: str | Path) -> None:
+    """A new classification head is welcome; any other weight left random means that the model is of another kind."""
+    missing = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
+    if task == "text-classification":
+        body = f"{model.base_model_prefix}."
+        missing = [name for name in missing if name.startswith(body) and "pooler" not in name]
+    if missing:
+        raise ModelError(
+            f"these weights are not of a {task} model: {len(missing)} are missing, for example {missing[0]}",
+            value=f"{reference} ({', '.join(model.config.architectures or [model.config.model_type])})",
+            allowed=f"a model that {load_task(task).auto_class} loads whole",
+            key="model.base",
+            hint="is model.task the one that the model was made for?",
+        )
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
 
 
 def _not_loaded(what: str, reference: str | Path, error: BaseException) -> ModelError:
+    is_offline = "connect" in str(error)
     return ModelError(
         f"cannot load the {what} ({_first_line(error)})",
         value=str(reference),
         allowed="a folder that save_pretrained wrote, or a hub id that this machine can reach",
         key="model.base",
+        hint="download it where there is a network, and name the folder" if is_offline else None,
     )

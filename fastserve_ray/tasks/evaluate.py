@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from fastserve_ray.errors import DataError
 from fastserve_ray.events.progress import Progress, silent
-from fastserve_ray.tasks.protocol import Row, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fastserve_ray.tasks.protocol import Row, Task
 
 
 @dataclass

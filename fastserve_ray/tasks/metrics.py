@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastserve_ray.tasks.protocol import Goal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastserve_ray.tasks.protocol import Goal
 
 GOALS: dict[str, Goal] = {"eval_loss": "minimize", "eval_perplexity": "minimize", "eval_accuracy": "maximize"}
 

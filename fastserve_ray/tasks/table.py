@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastserve_ray.lazy import LazyTable
-from fastserve_ray.tasks.protocol import Task
+
+if TYPE_CHECKING:
+    from fastserve_ray.tasks.protocol import Task
 
 TASKS = LazyTable(
     "task",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from fastserve_ray.tasks.batches import pad_right
 from fastserve_ray.tasks.protocol import LossSum, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 class TextClassification:

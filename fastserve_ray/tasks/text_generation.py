@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
 from torch.nn import functional
 
 from fastserve_ray.tasks.batches import pad_right
 from fastserve_ray.tasks.protocol import LossSum, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
 
 IGNORED = -100
 """Label of a position that does not count, as in transformers."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from fastserve_ray.data.order import global_order
 
-Indices = NDArray[np.int64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class BatchPlan:
@@ -24,17 +26,18 @@ class BatchPlan:
         self._batch_size = batch_size
         self._seed = seed
         self.steps_per_epoch = -(-num_rows // batch_size)
-        self._epoch: tuple[int, Indices] | None = None
+        self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._order_epoch: int | None = None
 
-    def global_batch(self, step: int) -> Indices:
-        """Rows of optimizer step ``step`` over all workers."""
+    def global_batch(self, step: int) -> NDArray[np.int64]:
+        """Rows of optimizer step ``step`` (from 0) over all workers."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (epoch, global_order(self._num_rows, self._seed, epoch))
-        start = position * self._batch_size
-        return self._epoch[1][start : start + self._batch_size]
+        if self._order_epoch != epoch:
+            self._order = global_order(self._num_rows, self._seed, epoch)
+            self._order_epoch = epoch
+        return self._order[position * self._batch_size : (position + 1) * self._batch_size]
 
-    def micro_batches(self, step: int, *, rank: int, size: int, accumulation: int) -> list[Indices]:
+    def micro_batches(self, step: int, *, rank: int, size: int, accumulation: int) -> list[NDArray[np.int64]]:
         """The share of worker ``rank``, cut into ``accumulation`` parts; parts of a small last batch may be empty."""
         share = np.array_split(self.global_batch(step), size)[rank]
         return list(np.array_split(share, accumulation))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.events.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     import torch
 
 
@@ -18,21 +19,29 @@ def go_on(step: int, metrics: dict[str, float]) -> bool:
     return False
 
 
+def never_stop() -> bool:
+    """Training that ends by itself."""
+    return False
+
+
 @dataclass(frozen=True)
 class Hooks:
-    """Callbacks of the training loop; every worker gets them, and must answer alike where said."""
+    """Callbacks of the training loop. Every worker has its own; where one answers, all must answer alike."""
 
     progress: Progress = silent
-    """After every ``logging_steps``."""
+    """At the first and the last step and after every ``logging_steps``."""
     on_step: Callable[[int, float], None] | None = None
     """After every step: its number from 1 and the mean loss over the global batch."""
     on_evaluate: Callable[[int, dict[str, float]], bool] = go_on
-    """After an evaluation; True ends training. All workers must answer alike."""
+    """After an evaluation, with the step and all metrics so far; True ends training."""
+    should_stop: Callable[[], bool] = never_stop
+    """Asked after every step; True ends training with one more evaluation."""
     on_checkpoint: Callable[[int, Callable[[Path], None]], None] | None = None
     """Every ``checkpoint.every_steps``: gets the step and a function that writes this worker's part to a folder."""
     resume_from: Path | None = None
     """A folder with every worker's part of a checkpoint."""
     warn: Callable[[str], None] | None = None
+    """On worker 0: a setting that does not suit this machine."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,17 @@ class TrainResult:
 
     model: torch.nn.Module
     """The module on this worker; with ZeRO-3 its parameters are only parts."""
-    tokenizer: object
+    tokenizer: Any
     state_dict: dict[str, torch.Tensor] | None
-    """The full weights on worker 0, None on the others."""
+    """The full weights on the CPU on worker 0, None on the others."""
     metrics: dict[str, float]
-    """``eval_*`` of the last evaluation, ``train_loss``, ``seconds``, ``tokens_per_second``."""
+    """``eval_*`` of the last evaluation, ``train_loss`` of the last step, ``seconds``, ``tokens_per_second``."""
     num_steps: int
+    """Optimizer steps in all, those before a resume included."""
+
+    def save(self, folder: Path) -> None:
+        """Write a Hugging Face folder with float32 weights; on worker 0."""
+        from fastserve_ray.models.loading import save_model
+
+        assert self.state_dict is not None, "only worker 0 has the weights"
+        save_model(self.model, self.tokenizer, folder, state_dict=self.state_dict)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from fastserve_ray.spec import TrainSpec
+if TYPE_CHECKING:
+    from fastserve_ray.spec import TrainSpec
 
 
 def learning_rate(train: TrainSpec, step: int, total_steps: int) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastserve_ray.spec import TrainSpec
+if TYPE_CHECKING:
+    from fastserve_ray.spec import TrainSpec
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from fastserve_ray.spec import TrainSpec
-from fastserve_ray.training.world import World
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fastserve_ray.spec import TrainSpec
+    from fastserve_ray.training.world import World
+
+Probe = Callable[[], torch.Tensor]
+"""The loss of one row through the bare model."""
 
 
 class Strategy(Protocol):
@@ -19,8 +25,8 @@ class Strategy(Protocol):
         """What to call for a forward pass."""
         ...
 
-    def setup(self, model: torch.nn.Module, train: TrainSpec, world: World) -> None:
-        """Wrap the model and build the optimizer."""
+    def setup(self, model: torch.nn.Module, train: TrainSpec, world: World, probe: Probe) -> None:
+        """Move the model to its device, wrap it and build the optimizer."""
         ...
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:

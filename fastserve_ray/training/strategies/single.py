@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from fastserve_ray.spec import TrainSpec
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
-from fastserve_ray.training.world import World
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fastserve_ray.spec import TrainSpec
+    from fastserve_ray.training.strategies.protocol import Probe
+    from fastserve_ray.training.world import World
 
 STATE_FILE = "state.pt"
 
@@ -29,7 +34,7 @@ class SingleStrategy:
         assert self._module is not None, "setup comes first"
         return self._module
 
-    def setup(self, model: torch.nn.Module, train: TrainSpec, world: World) -> None:
+    def setup(self, model: torch.nn.Module, train: TrainSpec, world: World, probe: Probe) -> None:
         self._module = model.to(world.device)
         self._world = world
         self._max_grad_norm = float(train.max_grad_norm)

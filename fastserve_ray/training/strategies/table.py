@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastserve_ray.lazy import LazyTable
-from fastserve_ray.spec import ParallelSpec
-from fastserve_ray.training.strategies.protocol import Strategy
+
+if TYPE_CHECKING:
+    from fastserve_ray.spec import ParallelSpec
+    from fastserve_ray.training.strategies.protocol import Strategy
 
 STRATEGIES = LazyTable(
     "strategy",

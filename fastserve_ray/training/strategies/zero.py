@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.errors import TrainingError
-from fastserve_ray.spec import TrainSpec
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
-from fastserve_ray.training.world import World
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from fastserve_ray.spec import TrainSpec
+    from fastserve_ray.training.strategies.protocol import Probe
+    from fastserve_ray.training.world import World
 
 TAG = "state"
 BUCKET_ELEMENTS = 50_000_000
@@ -30,7 +34,7 @@ class ZeroStrategy:
         engine: torch.nn.Module = self._engine
         return engine
 
-    def setup(self, model: torch.nn.Module, train: TrainSpec, world: World) -> None:
+    def setup(self, model: torch.nn.Module, train: TrainSpec, world: World, probe: Probe) -> None:
         deepspeed = _import_deepspeed(world.device)
         self._world = world
         self._stage = train.parallel.zero or 0
@@ -43,7 +47,7 @@ class ZeroStrategy:
         )
 
     def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
-        self._engine.set_gradient_accumulation_boundary(is_last)
+        """DeepSpeed counts micro batches in ``step``, and updates in the last one only."""
         self._engine.backward(loss, scale_wrt_gas=False)
         if not is_last:
             self._engine.step()
@@ -53,6 +57,7 @@ class ZeroStrategy:
         self._engine.step()
 
     def save(self, folder: Path) -> None:
+        (folder / TAG).mkdir(parents=True, exist_ok=True)  # every worker has a folder of its own
         self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
 
     def load(self, folder: Path) -> None:

@@ -1,0 +1,126 @@
+"""Two processes that run many training jobs one after another: torch and DeepSpeed are imported once."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastserve_ray.training.job import TrainJob
+    from fastserve_ray.training.world import World
+
+NUM_RANKS = 2
+TIMEOUT_SECONDS = 400
+START = "import sys; from tests.training.ranks import main; main(sys.argv[1], int(sys.argv[2]))"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training job."""
+
+    name: str
+    job: TrainJob
+    resume: bool = False
+    """Save at ``checkpoint.every_steps``, and train a second time from there."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What rank 0 saw."""
+
+    losses: list[float]
+    metrics: dict[str, float]
+    weights: dict[str, Any]
+    resumed_weights: dict[str, Any] | None
+    error: Exception | None
+
+
+def run_ranks(folder: Path, cases: list[Case]) -> dict[str, Outcome]:
+    """Outcomes by case name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cases.pickle").write_bytes(pickle.dumps(cases))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", START, str(folder), str(rank)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS)},
+            stdout=(folder / f"log-{rank}.txt").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(NUM_RANKS)
+    ]
+    try:
+        codes = [process.wait(TIMEOUT_SECONDS) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    logs = "\n".join((folder / f"log-{rank}.txt").read_text()[-4000:] for rank in range(NUM_RANKS))
+    assert codes == [0] * NUM_RANKS, logs
+    outcomes: dict[str, Outcome] = pickle.loads((folder / "result.pickle").read_bytes())
+    return outcomes
+
+
+def main(path: str, rank: int) -> None:
+    """In each process: reads ``cases.pickle``; rank 0 writes ``result.pickle``."""
+    import torch
+    import torch.distributed as dist
+
+    from fastserve_ray.training.world import World
+
+    folder = Path(path)
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=NUM_RANKS)
+    cases: list[Case] = pickle.loads((folder / "cases.pickle").read_bytes())
+    world = World(rank=rank, size=NUM_RANKS)
+    outcomes = {case.name: run_case(case, world, folder / case.name) for case in cases}
+    if rank == 0:
+        (folder / "result.pickle").write_bytes(pickle.dumps(outcomes))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def run_case(case: Case, world: World, folder: Path) -> Outcome:
+    from fastserve_ray.errors import FastServeError
+    from fastserve_ray.training.hooks import Hooks
+    from fastserve_ray.training.loop import TrainingLoop
+
+    losses: list[float] = []
+    hooks = Hooks(
+        on_step=lambda step, loss: losses.append(loss),
+        on_checkpoint=partial(save_parts, folder, world) if case.resume else None,
+    )
+    try:
+        result = TrainingLoop(case.job, world, hooks).run()
+    except FastServeError as error:
+        return Outcome(losses, {}, {}, None, error)
+    resumed = None
+    if case.resume:
+        resumed = TrainingLoop(case.job, world, Hooks(resume_from=folder / "merged")).run().state_dict
+    return Outcome(losses, result.metrics, result.state_dict or {}, resumed, None)
+
+
+def save_parts(folder: Path, world: World, step: int, write: Callable[[Path], None]) -> None:
+    """Every rank writes to a folder of its own, and all are merged, as Ray Train does it."""
+    import torch.distributed as dist
+
+    own = folder / f"rank-{world.rank}"
+    own.mkdir(parents=True)
+    write(own)
+    dist.barrier()
+    if world.is_first:
+        for rank in range(world.size):
+            shutil.copytree(folder / f"rank-{rank}", folder / "merged", dirs_exist_ok=True)
+    dist.barrier()

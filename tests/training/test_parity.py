@@ -1,0 +1,166 @@
+"""Every strategy trains as a plain PyTorch loop in one process does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, get_scheduler
+
+from fastserve_ray.data.dataset import PreparedDataset
+from fastserve_ray.errors import TrainingError
+from fastserve_ray.training.job import TrainJob, build_model
+from tests.training.ranks import NUM_RANKS, Case, Outcome, run_ranks
+from tests.training.tiny import model_spec, task_of, train_spec, write_dataset
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+pytestmark = pytest.mark.slow
+
+FAMILIES = ("gpt2", "llama", "bert")
+STRATEGIES: dict[str, dict[str, Any]] = {"ddp": {}, "zero1": {"zero": 1}, "zero2": {"zero": 2}, "zero3": {"zero": 3}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gpt2": {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5},
+    "llama": {"max_grad_norm": 0.0, "lr_scheduler_type": "linear"},
+    "bert": {"gradient_accumulation_steps": 2, "max_grad_norm": 1.0},
+}
+"""Clipping and accumulation are on in some. Fifty rows in batches of 8 leave a last batch of 2, which neither two
+workers with two micro batches nor their counts of tokens divide evenly."""
+MAX_DIFFERENCE = 1e-5
+
+
+class Folders:
+    """A prepared dataset a task, and the jobs on them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.datasets = {task: write_dataset(root / task, task) for task in ("text-generation", "text-classification")}
+
+    def job(self, family: str, *, dropout: bool = False, **changes: Any) -> TrainJob:
+        train = train_spec(**changes)
+        return TrainJob(model_spec(family, dropout=dropout), train, self.datasets[task_of(family)])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return Folders(tmp_path_factory.mktemp("parity"))
+
+
+@pytest.fixture(scope="module")
+def outcomes(folders: Folders) -> dict[str, Outcome]:
+    """All jobs of this file, run by one pair of processes."""
+    cases = []
+    for name, parallel in STRATEGIES.items():
+        spread = {"workers": NUM_RANKS, **parallel}
+        cases += [Case(f"{name}-{family}", folders.job(family, **spread, **VARIANTS[family])) for family in FAMILIES]
+        resume = {"max_steps": 9, "checkpoint": {"every_steps": 5}, "gradient_accumulation_steps": 2}
+        cases.append(Case(f"{name}-resume", folders.job("gpt2", dropout=True, **spread, **resume), resume=True))
+        cases.append(Case(f"{name}-bf16", folders.job("llama", precision="bf16", **spread)))
+    for name in ("ddp", "zero3"):
+        spread = {"workers": NUM_RANKS, **STRATEGIES[name], **VARIANTS["llama"]}
+        cases.append(Case(f"{name}-recompute", folders.job("llama", gradient_checkpointing=True, **spread)))
+    nan = {"workers": NUM_RANKS, "learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_ratio": 0.0}
+    cases.append(Case("nan", folders.job("gpt2", **nan)))
+    return run_ranks(folders.root / "ranks", cases)
+
+
+def plain_training(job: TrainJob) -> tuple[list[float], dict[str, torch.Tensor], float]:
+    """Losses, final weights and validation loss of a loop without any of the package's training code but the first
+    weights and the order of the rows."""
+    dataset = PreparedDataset.open(job.dataset)
+    first, _ = build_model(job, dataset)
+    auto = AutoModelForCausalLM if job.model.task == "text-generation" else AutoModelForSequenceClassification
+    model = auto.from_config(first.config)
+    model.load_state_dict(first.state_dict())
+    decayed = [weight for weight in model.parameters() if weight.ndim > 1]
+    others = [weight for weight in model.parameters() if weight.ndim < 2]
+    train = job.train
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=train.learning_rate,
+    )
+    assert train.max_steps is not None
+    num_warmup = int(train.warmup_ratio * train.max_steps)
+    scheduler = get_scheduler(train.lr_scheduler_type, optimizer, num_warmup, train.max_steps)
+    order = epochs(len(dataset.train), train.seed)
+    losses = []
+    for step in range(train.max_steps):
+        per_epoch = -(-len(dataset.train) // train.batch_size)
+        start = step % per_epoch * train.batch_size
+        chosen = order[step // per_epoch][start : start + train.batch_size]
+        loss = model(**plain_batch([dataset.train[int(index)] for index in chosen])).loss
+        loss.backward()
+        if train.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.eval()
+    with torch.no_grad():
+        eval_loss = float(model(**plain_batch(dataset.validation[:])).loss)
+    return losses, model.state_dict(), eval_loss
+
+
+def epochs(num_rows: int, seed: int) -> list[NDArray[np.int64]]:
+    return [np.random.default_rng([seed, epoch]).permutation(num_rows) for epoch in range(10)]
+
+
+def plain_batch(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    longest = max(len(row["input_ids"]) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        ids[number, : len(row["input_ids"])] = torch.tensor(row["input_ids"].tolist())
+        mask[number, : len(row["input_ids"])] = 1
+    labels = torch.tensor([row["label"] for row in rows]) if "label" in rows[0] else ids
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_losses_and_weights_are_those_of_plain_training(
+    folders: Folders, outcomes: dict[str, Outcome], strategy: str, family: str
+) -> None:
+    losses, weights, eval_loss = plain_training(folders.job(family, **VARIANTS[family]))
+    found = outcomes[f"{strategy}-{family}"]
+    assert found.error is None
+    assert losses[-1] < 0.9 * losses[0]
+    assert np.abs(np.array(found.losses) - np.array(losses)).max() <= MAX_DIFFERENCE
+    assert found.metrics["eval_loss"] == pytest.approx(eval_loss, abs=MAX_DIFFERENCE)
+    assert found.weights.keys() == weights.keys()
+    assert all(torch.allclose(found.weights[name], weight, atol=1e-4) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_resumed_run_ends_with_the_same_bits(outcomes: dict[str, Outcome], strategy: str) -> None:
+    """Dropout is on: it must go on where it was."""
+    found = outcomes[f"{strategy}-resume"]
+    assert found.resumed_weights is not None
+    assert all(torch.equal(weight, found.resumed_weights[name]) for name, weight in found.weights.items())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_bf16_learns(outcomes: dict[str, Outcome], strategy: str) -> None:
+    found = outcomes[f"{strategy}-bf16"]
+    assert found.losses[-1] < 0.9 * found.losses[0]
+    assert found.losses != outcomes[f"{strategy}-llama"].losses
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero3"])
+def test_recomputed_activations_change_nothing(outcomes: dict[str, Outcome], strategy: str) -> None:
+    difference = np.array(outcomes[f"{strategy}-recompute"].losses) - np.array(outcomes[f"{strategy}-llama"].losses)
+    assert np.abs(difference).max() <= MAX_DIFFERENCE
+
+
+def test_a_loss_that_is_no_number_stops_training_at_once(outcomes: dict[str, Outcome]) -> None:
+    found = outcomes["nan"]
+    assert isinstance(found.error, TrainingError)
+    assert len(found.losses) < 20
+    assert found.error.key == "train.learning_rate"
+    assert f"in step {len(found.losses) + 1} of 20" in str(found.error)
