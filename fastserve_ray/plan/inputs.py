@@ -59,7 +59,7 @@ def list_input(path: str) -> list[InputFile]:
     local = path.removeprefix("file://")
     try:
         files = _list_remote(path) if is_uri(local) else _list_local(local)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise DataError("the input cannot be read", value=path, hint=str(error)) from error
     if not files:
         raise DataError("there is no such file", value=path, allowed="a file, a folder with files, or a glob")

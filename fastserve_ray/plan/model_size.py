@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,10 +79,10 @@ def _tensor_shapes(folder: Path) -> Iterable[list[int]]:
     """Shapes in the headers of all safetensors files: 8 bytes of length (little-endian), then JSON."""
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            if length > _MAX_HEADER_BYTES:
-                raise ValueError(f"{path.name} is not a safetensors file")
-            header = json.loads(file.read(length))
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length <= _MAX_HEADER_BYTES else None
+        if not isinstance(header, dict):
+            raise ValueError(f"{path.name} is not a safetensors file")
         yield from (tensor["shape"] for name, tensor in header.items() if name != "__metadata__")
 
 
