@@ -75,7 +75,7 @@ def test_ids_come_from_digests() -> None:
 
 def test_an_unknown_stage_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="data, tune, train"):
-        plan_of(full()).stage("trian")
+        plan_of(full()).stage("trayn")
 
 
 def test_the_same_spec_has_the_same_digests_however_it_is_written() -> None:

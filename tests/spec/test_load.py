@@ -59,7 +59,7 @@ train:
   batch_size: 33
   learning_rate: -1
   parallel: {workers: 2, zero: 5}
-  precison: bf16
+  precisoon: bf16
 serve: {port: 70000}
 """
     problems = problems_in(text)
@@ -68,7 +68,7 @@ serve: {port: 70000}
         ("train.batch_size", 7),
         ("train.learning_rate", 8),
         ("train.parallel.zero", 9),
-        ("train.precison", 10),
+        ("train.precisoon", 10),
         ("serve.port", 11),
     ]
     assert {problem.file for problem in problems} == {"app.yaml"}
@@ -76,7 +76,7 @@ serve: {port: 70000}
 
 
 def test_an_unknown_key_names_the_nearest_and_the_known_ones() -> None:
-    (problem,) = problems_in(SERVE_ONLY + "seve: 1\n")
+    (problem,) = problems_in(SERVE_ONLY + "servv: 1\n")
     assert (problem.message, problem.nearest) == ("unknown key", "serve")
     assert problem.allowed is not None
     assert "storage" in problem.allowed
