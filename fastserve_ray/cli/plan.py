@@ -165,6 +165,6 @@ def size_in_words(size: int | None) -> str:
     amount = float(size)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if amount < 1024:
-            return f"{amount:.3g} {unit}" if unit != "B" else f"{size} B"
+            return f"{amount:.0f} {unit}" if amount >= 100 or unit == "B" else f"{amount:.3g} {unit}"
         amount /= 1024
     return f"{amount:.3g} TiB"

@@ -6,9 +6,12 @@ import glob
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastserve_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ReferenceKind = Literal["folder", "uri", "artifact", "hub"]
 
@@ -87,27 +90,35 @@ def _described(file: Path) -> InputFile:
 
 
 def _list_remote(uri: str) -> list[InputFile]:
-    """Listing through pyarrow.fs, imported only here: a plan over local files starts without it."""
+    """Listing through pyarrow.fs, imported only here: a plan over local files starts without it.
+
+    What follows ``?`` are options of the store (``endpoint_override``), so only ``*`` and ``[`` make a glob.
+    """
     import fnmatch
 
     from pyarrow import fs
 
-    base = uri if not _GLOB.search(uri) else uri[: _GLOB.search(uri).start()].rpartition("/")[0]  # type: ignore[union-attr]
-    scheme = uri.partition("://")[0]
-    filesystem, root = fs.FileSystem.from_uri(base)
+    place, _, options = uri.partition("?")
+    scheme, _, path = place.partition("://")
+    wild = re.search(r"[*\[]", path)
+    base = path[: wild.start()].rpartition("/")[0] if wild else path
+    filesystem, root = fs.FileSystem.from_uri(f"{scheme}://{base}" + (f"?{options}" if options else ""))
     info = filesystem.get_file_info(root)
     if info.type == fs.FileType.File:
         found = [info]
     else:
-        found = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-    pattern = f"{root.rstrip('/')}{uri[len(base) :]}" if base != uri else None
-    return [
-        InputFile(f"{scheme}://{item.path}", item.size, item.mtime_ns)
-        for item in found
-        if item.type == fs.FileType.File
-        and _is_visible(item.base_name)
-        and (pattern is None or fnmatch.fnmatch(item.path, pattern))
-    ]
+        inside = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+        pattern = f"{root.rstrip('/')}{path[len(base) :]}"
+        found = [item for item in inside if _is_wanted(item, pattern if wild else None, fnmatch.fnmatchcase)]
+    return [InputFile(f"{scheme}://{item.path}", item.size, item.mtime_ns) for item in found if item.is_file]
+
+
+def _is_wanted(item: Any, pattern: str | None, matches: Callable[[str, str], bool]) -> bool:
+    """A glob takes names that it matches level by level; a folder takes what is visible."""
+    if pattern is None:
+        return _is_visible(item.base_name)
+    is_deep_enough = "**" in pattern or item.path.count("/") == pattern.count("/")
+    return is_deep_enough and matches(item.path, pattern.replace("**/", "*"))
 
 
 def _is_visible(name: str) -> bool:

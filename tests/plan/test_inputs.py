@@ -11,6 +11,7 @@ from fastserve_ray.errors import DataError, SpecError
 from fastserve_ray.plan.fingerprint import fingerprint_inputs
 from fastserve_ray.plan.inputs import list_input, reference_kind
 from fastserve_ray.spec.load import spec_from_dict
+from fastserve_ray.storage.filesystem import Storage
 from tests.spec.files import full
 
 
@@ -34,6 +35,27 @@ def test_files_folders_and_globs(folder: Path, scheme: str) -> None:
     assert names(f"{scheme}{folder}/*.csv", folder) == ["_meta.csv", "a.csv", "b.csv"]
     assert names(f"{scheme}{folder}/**/*.csv", folder) == ["_meta.csv", "a.csv", "b.csv", "deep/d.csv"]
     assert names(f"{scheme}{folder}", folder) == ["a.csv", "b.csv", "c.txt", "deep/d.csv"]
+
+
+def test_files_in_an_object_store(s3_uri: str) -> None:
+    storage = Storage.open(s3_uri)
+    for name in ("a.csv", "b.csv", "c.txt", "_meta.csv", "deep/d.csv"):
+        storage.write_bytes(name, b"text")
+    place, _, options = s3_uri.partition("?")
+
+    def names(path: str) -> list[str]:
+        return [file.uri.removeprefix(f"{place}/") for file in list_input(f"{place}{path}?{options}")]
+
+    assert names("/a.csv") == ["a.csv"]
+    assert names("") == ["a.csv", "b.csv", "c.txt", "deep/d.csv"]
+    assert names("/*.csv") == ["_meta.csv", "a.csv", "b.csv"]
+    assert names("/**/*.csv") == ["_meta.csv", "a.csv", "b.csv", "deep/d.csv"]
+    assert names("/[ab].csv") == ["a.csv", "b.csv"]
+    (file,) = list_input(f"{place}/a.csv?{options}")
+    assert file.size == 4
+    assert file.modified
+    with pytest.raises(DataError, match="no such file"):
+        names("/absent.csv")
 
 
 def test_a_name_with_brackets_is_a_name_if_it_is_there(tmp_path: Path) -> None:
