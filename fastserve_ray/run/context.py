@@ -89,9 +89,7 @@ class StageContext:
         there for this artifact goes too: only the holder of the artifact's lock comes here.
         """
         root = self.storage.local_path(_WORK)
-        if root is not None:
-            for abandoned in root.glob(f"{self.stage.artifact_id}-*"):
-                shutil.rmtree(abandoned, ignore_errors=True)
+        clear_work(self.storage, self.stage.artifact_id)
         with storage_errors("write", str(root or tempfile.gettempdir())):
             if root is not None:
                 root.mkdir(parents=True, exist_ok=True)
@@ -100,6 +98,13 @@ class StageContext:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_work(storage: Storage, artifact: str) -> None:
+    """Delete what builders of ``artifact`` that were killed left; for the holder of its lock, or once it is there."""
+    root = storage.local_path(_WORK)
+    for abandoned in () if root is None else root.glob(f"{artifact}-*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
 
 
 class Runtime(Protocol):

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 from fastserve_ray.artifacts.records import RunRecord, list_runs
 from fastserve_ray.artifacts.registry import Registry
-from fastserve_ray.errors import ArtifactError
 from fastserve_ray.events.log import EventReader
 from fastserve_ray.run.view import RunView
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic import JsonValue
 
     from fastserve_ray.artifacts.manifest import Manifest
@@ -56,17 +57,17 @@ class RunStatus:
 
 def read_status(storage: Storage, *, name: str | None = None, last: int = 5) -> list[RunStatus]:
     """The latest runs (of ``name``), the oldest first."""
-    return [_status(storage, record) for record in list_runs(storage, name)[-last:]]
+    published = {manifest.id: manifest for manifest in Registry(storage).list()}
+    return [_status(storage, record, published) for record in list_runs(storage, name)[-last:]]
 
 
-def _status(storage: Storage, record: RunRecord) -> RunStatus:
+def _status(storage: Storage, record: RunRecord, published: Mapping[str, Manifest]) -> RunStatus:
     events = EventReader(storage.uri, record.run_id).poll()
     view = RunView()
     for event in events:
         view.apply(event)
-    registry = Registry(storage)
     stages = [
-        _stage(stage, artifact, view.stages.get(stage), _published(registry, artifact))
+        _stage(stage, artifact, view.stages.get(stage), published.get(artifact))
         for stage, artifact in record.stages.items()
     ]
     if "serve" in view.stages:
@@ -81,13 +82,6 @@ def _status(storage: Storage, record: RunRecord) -> RunStatus:
         last_event_time=None if latest is None else latest.time,
         error=next((str(event.fields.get("error")) for event in events if event.kind == "run_failed"), None),
     )
-
-
-def _published(registry: Registry, artifact: str) -> Manifest | None:
-    try:
-        return registry.get(artifact)
-    except ArtifactError:
-        return None
 
 
 def _stage(name: str, artifact: str | None, view: StageView | None, manifest: Manifest | None) -> StageStatus:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastserve_ray.artifacts.registry import Registry
 from fastserve_ray.errors import ArtifactError
 from fastserve_ray.events.progress import EventProgress
-from fastserve_ray.run.context import StageContext
+from fastserve_ray.run.context import StageContext, clear_work
 from fastserve_ray.run.failure import describe_failure, save_traceback
 from fastserve_ray.spec.load import with_overrides
 from fastserve_ray.storage.lock import FileLock
@@ -95,6 +95,7 @@ class Walk:
                 found = self._registry.find(stage.name, stage.digest)
                 if found is None:
                     return self._build(stage)
+        clear_work(self._storage, stage.artifact_id)
         self._result.skipped.append(stage.name)
         self._events.emit("stage_skipped", stage.name, artifact=found.id, metrics=found.metrics)
         return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from fastserve_ray.storage.causes import storage_errors, without_secrets
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
+_LIST_TRIES = 5
+_LIST_PAUSE_SECONDS = 0.02
 _URI = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
@@ -114,8 +117,7 @@ class Storage:
     def list_files(self, prefix: str = "", recursive: bool = True) -> list[StoredFile]:
         """Files under the folder ``prefix`` in order of their paths; an absent folder holds none."""
         with storage_errors("list", self.where(prefix)):
-            selector = fs.FileSelector(self._full(prefix), recursive=recursive, allow_not_found=True)
-            found = [info for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File]
+            found = [info for info in self._select(prefix, recursive=recursive) if info.type == fs.FileType.File]
         files = [
             StoredFile(self._relative(info.path), int(info.size or 0), info.mtime.timestamp() if info.mtime else None)
             for info in found
@@ -126,8 +128,7 @@ class Storage:
     def list_folders(self, prefix: str = "") -> list[str]:
         """Names of the folders directly under ``prefix``, in order; hidden ones are left out."""
         with storage_errors("list", self.where(prefix)):
-            selector = fs.FileSelector(self._full(prefix), recursive=False, allow_not_found=True)
-            infos = self.filesystem.get_file_info(selector)
+            infos = self._select(prefix, recursive=False)
         names = (str(info.base_name) for info in infos if info.type == fs.FileType.Directory)
         return sorted(name for name in names if not name.startswith("."))
 
@@ -183,6 +184,16 @@ class Storage:
 
     def _relative(self, full: str) -> str:
         return full[len(self.root.rstrip("/")) + 1 :]
+
+    def _select(self, prefix: str, *, recursive: bool) -> list[fs.FileInfo]:
+        """A folder that appears or goes while it is listed makes pyarrow fail; the next try sees it or does not."""
+        selector = fs.FileSelector(self._full(prefix), recursive=recursive, allow_not_found=True)
+        for _ in range(_LIST_TRIES):
+            try:
+                return list(self.filesystem.get_file_info(selector))
+            except FileNotFoundError:
+                time.sleep(_LIST_PAUSE_SECONDS)
+        return list(self.filesystem.get_file_info(selector))
 
     def _write_remote(self, path: str, data: bytes) -> None:
         self._make_parent(path)

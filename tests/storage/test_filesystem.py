@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -169,3 +170,24 @@ except StorageError as error:
     assert "change: storage" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_a_folder_may_appear_and_go_while_it_is_listed(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path))
+    is_over = threading.Event()
+
+    def appear_and_go() -> None:
+        while not is_over.is_set():
+            (tmp_path / "a" / "b").mkdir(parents=True)
+            (tmp_path / "a" / "b").rmdir()
+            (tmp_path / "a").rmdir()
+
+    thread = threading.Thread(target=appear_and_go)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert storage.list_files() == []
+            assert storage.list_files("a") == []
+    finally:
+        is_over.set()
+        thread.join()
