@@ -98,7 +98,15 @@ def test_it_imports_neither_torch_nor_ray() -> None:
 
 @pytest.mark.parametrize(
     ("size", "words"),
-    [(None, "?"), (0, "-"), (12, "12 B"), (2048, "2 KiB"), (1020 * 1024, "1020 KiB"), (3 * 2**29, "1.5 GiB"), (5 * 2**40, "5 TiB")],
+    [
+        (None, "?"),
+        (0, "-"),
+        (12, "12 B"),
+        (2048, "2 KiB"),
+        (1_044_480, "1020 KiB"),
+        (3 * 2**29, "1.5 GiB"),
+        (5 * 2**40, "5 TiB"),
+    ],
 )
 def test_sizes_in_words(size: int | None, words: str) -> None:
     assert size_in_words(size) == words
