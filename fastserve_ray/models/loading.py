@@ -155,7 +155,8 @@ def save_model(
         state_dict: weights to write in place of the model's own.
     """
     with quiet_transformers():
-        model.save_pretrained(folder, state_dict=state_dict)
+        # transformers empties the mapping that it is given
+        model.save_pretrained(folder, state_dict=None if state_dict is None else dict(state_dict))
         tokenizer.save_pretrained(folder)
 
 

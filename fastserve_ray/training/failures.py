@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from fastserve_ray.spec import TrainSpec
 
 
-def diverged(step: int, total_steps: int, loss: float, learning_rate: float) -> TrainingError:
+class DivergedError(TrainingError):
+    """The loss is no longer a number. All workers find it in the same step; trying again finds it again."""
+
+
+def diverged(step: int, total_steps: int, loss: float, learning_rate: float) -> DivergedError:
     """The loss of step ``step`` (from 1) is no longer a number."""
-    return TrainingError(
+    return DivergedError(
         f"the loss became {loss} in step {step} of {total_steps}",
         value=f"learning rate {learning_rate:.3g}",
         allowed="a finite loss",

@@ -28,3 +28,11 @@ class World:
         tensor = torch.tensor(values, dtype=torch.float64, device=device)
         dist.all_reduce(tensor)
         return [float(value) for value in tensor.tolist()]
+
+    def first_error(self, error: Exception | None) -> Exception | None:
+        """The error of the lowest rank that has one, or None; every worker must call it, and all get the same."""
+        if self.size == 1:
+            return error
+        errors: list[Exception | None] = [None] * self.size
+        dist.all_gather_object(errors, error)
+        return next((found for found in errors if found is not None), None)

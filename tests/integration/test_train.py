@@ -1,0 +1,205 @@
+"""Training on Ray Train: published models, restarts after a kill of a worker and of the driver."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+import ray
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fastserve_ray.artifacts.registry import Registry
+from fastserve_ray.errors import ModelError, TrainingError
+from fastserve_ray.events.log import EventReader
+from fastserve_ray.spec import DataSpec, PythonDocsSource, RunSpec
+from fastserve_ray.storage.filesystem import Storage
+from fastserve_ray.training.in_process import on_one_worker, train_in_process
+from fastserve_ray.training.job import TrainJob
+from fastserve_ray.training.launch import train_on_ray
+from tests.training.tiny import model_spec, train_spec, write_dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastserve_ray.artifacts.manifest import Manifest
+
+pytestmark = pytest.mark.slow
+
+NUM_STEPS = 240
+LONG_ENOUGH = {"max_steps": NUM_STEPS, "workers": 2, "checkpoint": {"every_steps": 20}, "warmup_ratio": 0.0}
+"""A few seconds of steps, so that a kill lands between two checkpoints."""
+
+
+class Place:
+    """A storage with a prepared dataset in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.uri = str(root / "storage")
+        self.registry = Registry(Storage.open(self.uri))
+        self.dataset_folder = write_dataset(root / "dataset", "text-generation")
+        self.dataset = self.registry.publish(
+            self.dataset_folder, kind="dataset", stage="data", digest="d" * 64, parents={}, spec={}, metrics={}, info={}
+        )
+
+    def spec(self, family: str = "gpt2", **changes: Any) -> RunSpec:
+        """Dropout is on: a run that goes on must draw what it would have drawn."""
+        model = model_spec(family, dropout=True)
+        data = DataSpec(train=PythonDocsSource(kind="python-docs"))
+        return RunSpec(name="tiny", storage=self.uri, model=model, data=data, train=train_spec(**changes))
+
+    def train(self, digest: str, **changes: Any) -> Manifest:
+        return self.train_spec(self.spec(**changes), digest)
+
+    def train_spec(self, spec: RunSpec, digest: str) -> Manifest:
+        return train_on_ray(
+            spec,
+            dataset=self.dataset.id,
+            digest=digest * 64,
+            parents={"data": self.dataset.id},
+            storage_uri=self.uri,
+            run_id=f"run-{digest}",
+        )
+
+    def checkpoints(self, digest: str) -> list[str]:
+        return self.registry.storage.list_folders(f"checkpoints/train-{digest * 16}")
+
+    def weights(self, manifest: Manifest) -> dict[str, torch.Tensor]:
+        folder = self.registry.fetch(manifest.id)
+        weights: dict[str, torch.Tensor] = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        return weights
+
+    def event_kinds(self, digest: str) -> list[str]:
+        return [event.kind for event in EventReader(self.uri, f"run-{digest}").poll()]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, ray_cluster: str) -> Place:
+    return Place(tmp_path_factory.mktemp("train"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(place: Place) -> Manifest:
+    return place.train("a", **LONG_ENOUGH)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def train_workers() -> list[psutil.Process]:
+    """Processes of Ray Train workers whose raylet belongs to this session."""
+    session = Path(ray.get_runtime_context().get_session_name()).name
+    found = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if "RayTrainWorker" in title and (parent := process.parent()) and session in " ".join(parent.cmdline()):
+            found.append(process)
+    return found
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(weight, right[name]) for name, weight in left.items())
+
+
+def test_the_model_is_published_with_what_a_reader_needs(place: Place, uninterrupted: Manifest) -> None:
+    assert uninterrupted.kind == "model"
+    assert uninterrupted.parents == {"data": place.dataset.id}
+    info = uninterrupted.info
+    assert (info["task"], info["model_type"], info["strategy"]) == ("text-generation", "gpt2", "ddp")
+    folder = place.registry.fetch(uninterrupted.id)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.num_parameters() == info["num_parameters"]
+    assert AutoTokenizer.from_pretrained(folder).encode("w0 w1") == [3, 4]
+    assert {
+        "eval_loss",
+        "eval_perplexity",
+        "train_loss",
+        "seconds",
+        "tokens_per_second",
+    } <= uninterrupted.metrics.keys()
+    assert uninterrupted.metrics["eval_loss"] < 0.5
+
+
+def test_progress_is_in_the_log_and_checkpoints_are_gone(place: Place, uninterrupted: Manifest) -> None:
+    kinds = place.event_kinds("a")
+    assert kinds.count("stage_metrics") > 10
+    assert "stage_progress" in kinds
+    assert not place.registry.storage.exists(f"checkpoints/{uninterrupted.id}")
+
+
+def test_what_is_published_is_not_trained_again(place: Place, uninterrupted: Manifest) -> None:
+    start = time.monotonic()
+    assert place.train("a", **LONG_ENOUGH) == uninterrupted
+    assert time.monotonic() - start < 1.0
+
+
+def test_a_killed_worker_changes_nothing(place: Place, uninterrupted: Manifest) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(place.train, "b", **LONG_ENOUGH)
+        wait_for(lambda: any(name.startswith("step-") for name in place.checkpoints("b")))
+        time.sleep(0.4)
+        train_workers()[-1].kill()
+        manifest = future.result(timeout=200)
+    messages = [str(event.fields.get("message")) for event in EventReader(place.uri, "run-b").poll()]
+    assert any(message.startswith("going on from step-") for message in messages)
+    assert same(place.weights(manifest), place.weights(uninterrupted))
+
+
+def test_a_killed_driver_changes_nothing(place: Place, uninterrupted: Manifest, ray_cluster: str) -> None:
+    code = (
+        "import ray, pickle, sys\n"
+        f"ray.init(address={ray_cluster!r}, namespace='other')\n"
+        "from fastserve_ray.training.launch import train_on_ray\n"
+        "train_on_ray(**pickle.load(open(sys.argv[1], 'rb')))\n"
+    )
+    arguments = Path(place.uri).parent / "arguments.pickle"
+    spec = place.spec(**LONG_ENOUGH)
+    keywords = {"dataset": place.dataset.id, "digest": "c" * 64, "parents": {"data": place.dataset.id}}
+    arguments.write_bytes(pickle.dumps({"spec": spec, **keywords, "storage_uri": place.uri, "run_id": "run-c"}))
+    driver = subprocess.Popen([sys.executable, "-c", code, str(arguments)], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: any(name.startswith("step-") for name in place.checkpoints("c")) or driver.poll() is not None)
+        time.sleep(0.3)
+        driver.send_signal(signal.SIGKILL)
+        assert driver.wait() == -signal.SIGKILL
+    finally:
+        driver.kill()
+    wait_for(lambda: not train_workers(), 60)
+    assert place.registry.find("train", "c" * 64) is None
+    manifest = place.train("c", **LONG_ENOUGH)
+    messages = [str(event.fields.get("message")) for event in EventReader(place.uri, "run-c").poll()]
+    assert any(message.startswith("going on from step-") for message in messages)
+    assert same(place.weights(manifest), place.weights(uninterrupted))
+
+
+def test_zero_trains_as_one_process_does(place: Place) -> None:
+    spec = place.spec("llama", workers=2, zero=2, max_steps=20, precision="fp32")
+    manifest = place.train_spec(spec, "e")
+    assert manifest.info["strategy"] == "zero-2"
+    assert spec.train is not None
+    alone = train_in_process(TrainJob(spec.model, on_one_worker(spec.train), place.dataset_folder), num_threads=1)
+    assert manifest.metrics["train_loss"] == pytest.approx(alone.metrics["train_loss"], abs=1e-5)
+    assert manifest.metrics["eval_loss"] == pytest.approx(alone.metrics["eval_loss"], abs=1e-5)
+
+
+def test_errors_of_workers_arrive_as_they_are(place: Place) -> None:
+    """And are not tried again."""
+    with pytest.raises(TrainingError, match="the loss became nan") as caught:
+        place.train("f", learning_rate=1e30, warmup_ratio=0.0, max_grad_norm=0.0)
+    assert caught.value.key == "train.learning_rate"
+    spec = place.spec()
+    bad = RunSpec.model_validate({**spec.model_dump(), "model": {"base": "/no/such/folder"}})
+    with pytest.raises(ModelError, match="no such model folder"):
+        place.train_spec(bad, "9")
