@@ -1,1 +1,1 @@
-
+"""Data: sources to token sequences, and the prepared dataset that training reads."""

@@ -48,7 +48,7 @@ class Rows(Sequence[dict[str, Any]]):
         ids = self._columns.pop("input_ids")
         self._tokens = ids.values.to_numpy(zero_copy_only=True)
         self._offsets = ids.offsets.to_numpy(zero_copy_only=True)
-        self._num_rows = table.num_rows
+        self._num_rows: int = table.num_rows
 
     def __len__(self) -> int:
         return self._num_rows
