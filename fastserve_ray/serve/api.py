@@ -41,7 +41,7 @@ REQUEST_MODELS: dict[str, type[WireRequest]] = {
 
 def build_api(gateway: Gateway, metrics: ServerMetrics | None = None) -> FastAPI:
     """The ASGI application of the ingress."""
-    metrics = metrics or ServerMetrics()
+    metrics = metrics or ServerMetrics(gateway.models)
     app = FastAPI(title="FastServe-Ray", version=__version__, responses=ERRORS)
     app.add_middleware(Observed, metrics=metrics)
     _add_error_handlers(app)

@@ -6,6 +6,7 @@ A request that its client leaves, or whose time is up, is cancelled in the repli
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from fastserve_ray.serve.calls import Frame, GenerateCall, ReplicaStatus
     from fastserve_ray.spec.model import TaskName
 
+LEAVING = (asyncio.CancelledError, GeneratorExit, TimeoutError)
+"""Nobody waits for the answer any more."""
 STATUS_TIMEOUT_S = 2.0
 """A replica that does not tell its status in this time is left out."""
 ENDPOINTS: dict[TaskName, str] = {
@@ -75,18 +78,17 @@ class Gateway:
         Raises:
             RequestFailed: any failure.
         """
-        response = None
-        is_done = False
+        response = getattr(self._handles[model.name], method).remote(argument)
         try:
             async with asyncio.timeout(model.request_timeout_s):
-                response = getattr(self._handles[model.name], method).remote(argument)
                 answer = await response
-            is_done = True
+        except LEAVING as error:
+            _cancel(response)
+            if isinstance(error, TimeoutError):
+                raise RequestFailed(timed_out(model.request_timeout_s)) from error
+            raise
         except Exception as error:
-            raise RequestFailed(_failure_of(error, model)) from error
-        finally:
-            if response is not None and not is_done:
-                response.cancel()
+            raise RequestFailed(_failure_of(error)) from error
         if isinstance(answer, Failure):
             raise RequestFailed(answer)
         return answer
@@ -109,13 +111,15 @@ class Gateway:
                     raise RequestFailed(item)
                 if item is not None:
                     yield item
+        except LEAVING as error:
+            _cancel(response)
+            if isinstance(error, TimeoutError):
+                raise RequestFailed(timed_out(model.request_timeout_s)) from error
+            raise
         except RequestFailed:
             raise
         except Exception as error:
-            raise RequestFailed(_failure_of(error, model)) from error
-        finally:
-            if not is_done:
-                response.cancel()
+            raise RequestFailed(_failure_of(error)) from error
 
     async def statuses(self, model: ServedModel) -> list[ReplicaStatus]:
         """What each running replica says of itself; empty when there is none."""
@@ -128,10 +132,14 @@ class Gateway:
         return found
 
 
-def _failure_of(error: Exception, model: ServedModel) -> Failure:
-    """What Serve, Ray or the clock say, for the client."""
-    if isinstance(error, TimeoutError):
-        return timed_out(model.request_timeout_s)
+def _cancel(response: Any) -> None:
+    """Cancel a call in its replica; one that has ended meanwhile raises what it ended with, which is of no use now."""
+    with contextlib.suppress(RayError, RayServeException):
+        response.cancel()
+
+
+def _failure_of(error: Exception) -> Failure:
+    """What Serve or Ray say, for the client."""
     if isinstance(error, BackPressureError):
         return overloaded("too many requests are waiting for this model; try again later")
     if isinstance(error, DeploymentUnavailableError):

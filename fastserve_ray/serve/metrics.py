@@ -26,9 +26,9 @@ GAUGES = {
 
 
 class ServerMetrics:
-    """Counters of one ingress process."""
+    """Counters of one ingress process, from zero for each of ``models``."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: Iterable[str] = ()) -> None:
         self._registry = CollectorRegistry()
         self.requests = Counter("fastserve_requests", "Answered requests", ["route", "status"], registry=self._registry)
         self.latency = Histogram(
@@ -51,6 +51,10 @@ class ServerMetrics:
         self.completion_tokens = Counter(
             "fastserve_completion_tokens", "Generated tokens that were sent", ["model"], registry=self._registry
         )
+
+        for model in models:
+            for metric in (self.first_token, self.prompt_tokens, self.completion_tokens):
+                metric.labels(model)
 
     def count_tokens(self, model: str, frame: Frame | None) -> None:
         """``frame``: the last one of a request, if there was any."""

@@ -31,6 +31,7 @@ class FakeResponse:
 
     def __init__(self, items: list[Any]) -> None:
         self.is_cancelled = False
+        self._failure: Exception | None = None
         self._items = self._give(items)
 
     async def _give(self, items: list[Any]) -> AsyncGenerator[Any, None]:
@@ -38,6 +39,7 @@ class FakeResponse:
             if isinstance(item, float):
                 await asyncio.sleep(item)
             elif isinstance(item, Exception):
+                self._failure = item
                 raise item
             else:
                 yield item
@@ -49,7 +51,10 @@ class FakeResponse:
         return await anext(self._items)
 
     def cancel(self) -> None:
+        """As Serve's: it raises what a call that has failed already ended with."""
         self.is_cancelled = True
+        if self._failure is not None:
+            raise self._failure
 
 
 class FakeHandle:

@@ -1,0 +1,37 @@
+"""Model folders for the tests of serving: random weights, small, quick to load."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from tests.engines.tiny import build_classifier, build_model, build_tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONTEXT = 2048
+"""Tokens; long enough that a test can leave a request while it runs."""
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+LABELS = {0: "negative", 1: "positive", 2: "unsure"}
+
+
+def save_generator(folder: Path, *, chat_template: str | None = TEMPLATE) -> Any:
+    """A llama that never ends a greedy text by itself; returns the model."""
+    model = build_model("llama", max_position_embeddings=CONTEXT)
+    model.lm_head.weight.data[model.config.eos_token_id] = 0  # the logit of the end is never the largest
+    tokenizer = copy.deepcopy(build_tokenizer())
+    tokenizer.model_max_length = CONTEXT
+    tokenizer.chat_template = chat_template
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model
+
+
+def save_classifier(folder: Path) -> None:
+    model = build_classifier("bert", id2label=LABELS, label2id={name: index for index, name in LABELS.items()})
+    model.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
