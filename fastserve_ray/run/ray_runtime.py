@@ -1,7 +1,9 @@
 """The Ray of a run: embedded, or one that runs already.
 
-An embedded Ray dies with the driver, even by SIGKILL: its processes ask the kernel to (PR_SET_PDEATHSIG), and Ray's
-workers leave when their raylet does. Its temporary folder is short because socket paths may have 107 characters.
+An embedded Ray dies with the driver, even by SIGKILL: its servers ask the kernel to (PR_SET_PDEATHSIG), and Ray's
+workers leave two seconds after their raylet. Only its two idle agents stay for a minute, in which they try to report
+the death of the raylet (a fixed timeout in ``ray._private.process_watcher``). Ray's temporary folder has a short name
+because the path of a socket may have 107 characters.
 """
 
 from __future__ import annotations
@@ -53,17 +55,18 @@ class RayRuntime:
             return
         import ray
 
+        is_local = self._cluster.address == "local"
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
-            if self._cluster.address == "local":
+            if is_local:
                 context = ray.init(**self._local_options(), **quiet)
             else:
                 context = ray.init(address=self._cluster.address, **quiet)
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:
             raise FastServeError(
-                "Ray cannot be started" if self._cluster.address == "local" else "no running Ray was found",
+                "Ray cannot be started" if is_local else "no running Ray was found",
                 value=str(error).splitlines()[0] if str(error) else type(error).__name__,
                 key="cluster",
                 hint="leave cluster.address out for an embedded Ray; or start one with: ray start --head",
@@ -143,7 +146,7 @@ class RayRuntime:
         node = ray.get_runtime_context().get_node_id()
         here = NodeAffinitySchedulingStrategy(node, soft=False)
         actor = ray.remote(StageWorker).options(num_cpus=0, scheduling_strategy=here)
-        return actor.remote(self._num_threads())
+        return actor.remote(num_threads=self._num_threads(), folder=str(Path.cwd()))
 
     def _num_threads(self) -> int:
         """All CPUs of an embedded Ray; one in a cluster that is shared with others."""

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run the same way: an exception unwinds the driver, which stops Ray and Serve."""
+"""SIGTERM and Ctrl-C end a run the same way: KeyboardInterrupt unwinds the driver, which stops Ray and Serve."""
 
 from __future__ import annotations
 
@@ -12,13 +12,9 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived."""
-
-
 @contextmanager
 def terminate_as_interrupt() -> Iterator[None]:
-    """Within this block SIGTERM raises Terminated; a no-op outside the main thread, where signals do not arrive."""
+    """Within this block SIGTERM raises KeyboardInterrupt; a no-op outside the main thread, where no signals arrive."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -37,4 +33,4 @@ def take_sigterm() -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+    raise KeyboardInterrupt

@@ -22,9 +22,11 @@ class StageWorker:
 
     Args:
         num_threads: of torch, and of the tokenizers.
+        folder: the driver's working directory, which relative paths of the spec start from.
     """
 
-    def __init__(self, num_threads: int) -> None:
+    def __init__(self, num_threads: int, folder: str) -> None:
+        os.chdir(folder)
         self._num_threads = num_threads
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         os.environ["RAYON_NUM_THREADS"] = str(num_threads)

@@ -13,7 +13,6 @@ from fastserve_ray.errors import FastServeError, PlacementError, StorageError, U
 from fastserve_ray.events.log import EventReader
 from fastserve_ray.plan.stages import plan_run
 from fastserve_ray.run.driver import run
-from fastserve_ray.run.signals import Terminated
 from fastserve_ray.storage.filesystem import Storage
 from fastserve_ray.storage.lock import FileLock
 from tests.run import fakes
@@ -155,7 +154,7 @@ def test_sigterm_unwinds_and_stops_ray(tmp_path: Path, monkeypatch: pytest.Monke
     spec = make_spec(tmp_path / "root")
     monkeypatch.setenv(fakes.FAILS, "train:terminated")
     runtime = NoRay()
-    with pytest.raises(Terminated):
+    with pytest.raises(KeyboardInterrupt):
         run(spec, stages=fakes.TABLE, runtime=runtime)
     assert runtime.stops == [True]
     failed = [event for event in events_of(spec, only_run_id(spec)) if event.kind == "run_failed"]
