@@ -89,8 +89,9 @@ class RayRuntime:
         import ray
         from ray.exceptions import RayActorError, RayTaskError
 
-        self.start()
         if self._worker is None:
+            context.progress(step=0, total=None, message="starting Ray")
+            self.start()
             self._worker = self._start_worker()
         try:
             manifest: Manifest = ray.get(self._worker.run.remote(work, context))

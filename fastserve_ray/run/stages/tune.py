@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 def run_stage(context: StageContext, runtime: Runtime) -> Manifest:
     """Publishes the trials and the best parameters."""
+    context.progress(step=0, total=None, message="starting Ray")
     runtime.start()
     from fastserve_ray.run.stages.base_model import spec_with_local_base
     from fastserve_ray.tune.search import search_on_ray
