@@ -1,1 +1,1 @@
-
+"""Tune: searches over keys of the spec, on Ray Tune."""
