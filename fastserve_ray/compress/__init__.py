@@ -1,1 +1,1 @@
-
+"""Compression: prune, quantize, and the report of what it cost."""

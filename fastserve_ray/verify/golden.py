@@ -1,0 +1,186 @@
+"""Golden inputs: what the engine answers, what plain transformers answers, and what the parent answered.
+
+Greedy decoding takes the most probable token. Where two tokens are as good as equal, rounding decides, and an engine
+that computes many requests in one matrix rounds in another order than ``generate`` does. So a first difference counts
+as an error only when the plain model prefers its own token clearly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast, TYPE_CHECKING
+
+import torch
+
+from fastserve_ray.engines.offline import generate_all
+from fastserve_ray.engines.protocol import BatchEngine, GenerateEngine, GenerateRequest, SamplingParams
+from fastserve_ray.engines.table import open_engine
+from fastserve_ray.models.loading import LoadedModel, load_pretrained
+
+if TYPE_CHECKING:
+    from fastserve_ray.spec.model import TaskName
+    from fastserve_ray.spec import EngineSpec
+    from fastserve_ray.tasks.protocol import Row
+    from pathlib import Path
+    from collections.abc import Sequence
+
+Tokens = tuple[int, ...]
+
+TIE_LOGITS = 1e-3
+"""Two logits closer than this are a tie in floating point."""
+TIE_LOGITS_INT8 = 0.1
+"""The same for int8 activations, where rounding noise of 1e-7 can move a value by a whole step of the int8 grid."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Answers to the golden inputs."""
+
+    num_inputs: int
+    num_compared: int
+    """Tokens (generation) or labels (classification) compared with the plain model."""
+    num_equal: int
+    num_ties: int
+    """Inputs that differ, but only from a tie on."""
+    largest_gap: float
+    """By how much the plain model preferred its own answer (logits, or probability) where they differ most."""
+    tolerance: float
+    agreement: float
+    """Part of the parent's answers that the model gives too; 1 when it is its own parent."""
+
+    @property
+    def is_faithful(self) -> bool:
+        """Whether the engine computes what plain transformers computes."""
+        return self.largest_gap <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How the engine compares with plain transformers on one input."""
+
+    num_compared: int
+    num_equal: int
+    gap: float
+
+
+def replay(
+    folder: Path,
+    parent: Path | None,
+    *,
+    task: TaskName,
+    rows: Sequence[Row],
+    num_tokens: int,
+    engine_spec: EngineSpec,
+) -> Golden:
+    """Run ``rows`` through the engine over ``folder``, the plain model, and the engine over ``parent``.
+
+    Args:
+        parent: folder of the trained parent; None when the model is its own.
+        rows: golden rows of the prepared dataset.
+        num_tokens: generated for each input.
+
+    Raises:
+        EngineError: the engine cannot run the model.
+    """
+    plain = load_pretrained(folder, task, dtype=engine_spec.dtype)
+    if task == "text-classification":
+        return _replay_classifier(folder, parent, plain, [str(row["text"]) for row in rows], engine_spec)
+    prompts = [_prompt(row) for row in rows]
+    answers = _generate(folder, prompts, num_tokens, engine_spec)
+    checks = [_compare(plain, *pair, num_tokens) for pair in zip(prompts, answers, strict=True)]
+    expected = answers if parent is None else _generate(parent, prompts, num_tokens, engine_spec)
+    return _golden(checks, _share_of_equal_tokens(answers, expected), _tolerance(plain.model))
+
+
+def _prompt(row: Row) -> Tokens:
+    """The first half of a row's tokens."""
+    tokens = [int(token) for token in row["input_ids"]]
+    return tuple(tokens[: max(1, len(tokens) // 2)])
+
+
+def _generate(folder: Path, prompts: Sequence[Tokens], num_tokens: int, spec: EngineSpec) -> list[Tokens]:
+    engine = cast("GenerateEngine", open_engine(folder, "text-generation", spec))
+    sampling = SamplingParams(max_tokens=num_tokens, temperature=0.0)
+    requests = [GenerateRequest(f"golden-{i}", prompt, sampling) for i, prompt in enumerate(prompts)]
+    return [completion.token_ids for completion in generate_all(engine, requests)]
+
+
+def _compare(plain: LoadedModel, prompt: Tokens, answer: Tokens, num_tokens: int) -> Fidelity:
+    """One prompt alone through ``generate``, against the engine's answer."""
+    model: Any = plain.model
+    inputs = torch.tensor([prompt])
+    with torch.inference_mode():
+        output = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            do_sample=False,
+            max_new_tokens=num_tokens,
+            pad_token_id=plain.tokenizer.pad_token_id,
+        )
+    expected: Tokens = tuple(output[0, len(prompt) :].tolist())
+    length = max(len(expected), len(answer))
+    same = next((i for i, pair in enumerate(zip(expected, answer, strict=False)) if pair[0] != pair[1]), None)
+    if same is None:
+        same = min(len(expected), len(answer))
+        return Fidelity(length, same, 0.0 if same == length else float("inf"))
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*prompt, *expected[:same]]])).logits[0, -1].float()
+    return Fidelity(length, same, float(logits[expected[same]] - logits[answer[same]]))
+
+
+def _share_of_equal_tokens(answers: Sequence[Tokens], expected: Sequence[Tokens]) -> float:
+    """Tokens that are equal at their position over the parent's tokens."""
+    total = sum(max(len(a), len(b)) for a, b in zip(answers, expected, strict=True))
+    pairs = [pair for a, b in zip(answers, expected, strict=True) for pair in zip(a, b, strict=False)]
+    return sum(a == b for a, b in pairs) / total if total else 1.0
+
+
+def _replay_classifier(
+    folder: Path, parent: Path | None, plain: LoadedModel, texts: Sequence[str], spec: EngineSpec
+) -> Golden:
+    engine = cast("BatchEngine", open_engine(folder, "text-classification", spec))
+    predictions = engine.predict(texts)
+    expected = [_scores(plain, text) for text in texts]
+    tolerance = _tolerance(plain.model)
+    checks = []
+    for prediction, scores in zip(predictions, expected, strict=True):
+        gap = max(abs(a - b) for a, b in zip(prediction.scores, scores, strict=True))
+        same = prediction.label_id == max(range(len(scores)), key=scores.__getitem__)
+        checks.append(Fidelity(1, int(same), gap))
+    if parent is None:
+        return _golden(checks, 1.0, tolerance)
+    other = cast("BatchEngine", open_engine(parent, "text-classification", spec)).predict(texts)
+    agreed = sum(a.label == b.label for a, b in zip(predictions, other, strict=True))
+    return _golden(checks, agreed / len(texts), tolerance)
+
+
+def _scores(plain: LoadedModel, text: str) -> list[float]:
+    """Probabilities of one text on its own."""
+    encoded = plain.tokenizer(text, return_tensors="pt", truncation=True, max_length=_limit(plain.model))
+    with torch.inference_mode():
+        logits = plain.model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
+    probabilities: list[float] = logits[0].float().softmax(-1).tolist()
+    return probabilities
+
+
+def _limit(model: Any) -> int:
+    return int(getattr(model.config, "max_position_embeddings", None) or 512)
+
+
+def _tolerance(model: torch.nn.Module) -> float:
+    from fastserve_ray.models.quantized import Int8DynamicLinear
+
+    is_int8 = any(isinstance(module, Int8DynamicLinear) for module in model.modules())
+    return TIE_LOGITS_INT8 if is_int8 else TIE_LOGITS
+
+
+def _golden(checks: Sequence[Fidelity], agreement: float, tolerance: float) -> Golden:
+    return Golden(
+        num_inputs=len(checks),
+        num_compared=sum(check.num_compared for check in checks),
+        num_equal=sum(check.num_equal for check in checks),
+        num_ties=sum(check.num_equal < check.num_compared and check.gap <= tolerance for check in checks),
+        largest_gap=max((check.gap for check in checks), default=0.0),
+        tolerance=tolerance,
+        agreement=agreement,
+    )
