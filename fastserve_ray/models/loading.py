@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 COMPRESSION_FILE = "compression.json"
 """Present in the folder of a compressed artifact only."""
 
+_LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
+"""What transformers raises for folders and hub ids that it cannot use."""
+
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -47,7 +50,7 @@ def load_tokenizer(reference: str | Path, *, revision: str | None = None, trust_
             tokenizer = AutoTokenizer.from_pretrained(
                 str(reference), revision=revision, trust_remote_code=trust_remote_code
             )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except _LOADING_ERRORS as error:
         raise _not_loaded("tokenizer", reference, error) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -92,6 +95,7 @@ def load_pretrained(
         return load_compressed(Path(reference), task)
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     if dtype not in DTYPES:
         raise ModelError("unknown number format", value=dtype, allowed=", ".join(DTYPES), key="dtype")
@@ -110,7 +114,7 @@ def load_pretrained(
                 output_loading_info=True,
                 **labels,
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError) as error:
+    except (*_LOADING_ERRORS, RuntimeError, SafetensorError) as error:
         raise _not_loaded(f"{task} model", reference, error) from error
     _refuse_missing_weights(model, report, task, reference)
     if model.config.pad_token_id is None:

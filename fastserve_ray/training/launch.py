@@ -132,7 +132,7 @@ def run_trainer(trainer: DataParallelTrainer, *, max_failures: int) -> Any:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     try:
-        with _quick_polls():
+        with _ray_train_settings():
             outcome = _fit_in_thread(trainer).return_value
     except TrainingFailedError as error:
         raise explain_failure(error, max_failures=max_failures) from error
@@ -161,17 +161,20 @@ def _fit_in_thread(trainer: DataParallelTrainer) -> Result:
 
 
 @contextmanager
-def _quick_polls() -> Iterator[None]:
-    """Ray reads this setting from the environment only, and hands it to the controller when it starts."""
-    name = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = _POLL_SECONDS
+def _ray_train_settings() -> Iterator[None]:
+    """Ray reads these from the environment only, and hands them to the controller when it starts."""
+    import ray
+
+    settings = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": _POLL_SECONDS}
+    if len(ray.nodes()) == 1:
+        settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # one process less: a lone node takes the run along
+    added = [name for name in settings if name not in os.environ]
+    os.environ.update({name: settings[name] for name in added})
     try:
         yield
     finally:
-        os.environ.pop(name, None)
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _with_absolute_base(model: ModelSpec) -> ModelSpec:

@@ -107,7 +107,8 @@ def _job(work: Work, registry: Registry) -> TrainJob:
 def _hooks(work: Work, world: World, events: EventWriter, stack: ExitStack) -> Hooks:
     from fastserve_ray.training.hooks import Hooks
 
-    progress: Progress = EventProgress(events, work.stage) if world.is_first else silent
+    is_heard = world.is_first and work.publication is not None  # a trial's steps are not those of its stage
+    progress: Progress = EventProgress(events, work.stage) if is_heard else silent
     hooks = Hooks(
         progress=progress,
         on_evaluate=_on_evaluate(work, world, events),
@@ -126,7 +127,7 @@ def _on_evaluate(work: Work, world: World, events: EventWriter) -> Callable[[int
     is_enough = None if work.patience is None else PatienceCounter(work.patience)
 
     def on_evaluate(step: int, metrics: dict[str, float]) -> bool:
-        if world.is_first:
+        if world.is_first and work.publication is not None:
             events.emit("stage_metrics", work.stage, step=step, metrics=metrics)
         if work.reports_evaluations:
             ray.train.report({**metrics, "step": step})

@@ -25,6 +25,7 @@ from fastserve_ray.storage.filesystem import Storage
 from fastserve_ray.training.in_process import on_one_worker, train_in_process
 from fastserve_ray.training.job import TrainJob
 from fastserve_ray.training.launch import train_on_ray
+from tests.s3_server import BUCKET, uri_of
 from tests.training.tiny import model_spec, train_spec, write_dataset
 
 if TYPE_CHECKING:
@@ -35,15 +36,20 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 NUM_STEPS = 240
-LONG_ENOUGH = {"max_steps": NUM_STEPS, "workers": 2, "checkpoint": {"every_steps": 20}, "warmup_ratio": 0.0}
+LONG_ENOUGH: dict[str, Any] = {
+    "max_steps": NUM_STEPS,
+    "workers": 2,
+    "checkpoint": {"every_steps": 20},
+    "warmup_ratio": 0.0,
+}
 """A few seconds of steps, so that a kill lands between two checkpoints."""
 
 
 class Place:
     """A storage with a prepared dataset in it."""
 
-    def __init__(self, root: Path) -> None:
-        self.uri = str(root / "storage")
+    def __init__(self, root: Path, uri: str | None = None) -> None:
+        self.uri = uri or str(root / "storage")
         self.registry = Registry(Storage.open(self.uri))
         self.dataset_folder = write_dataset(root / "dataset", "text-generation")
         self.dataset = self.registry.publish(
@@ -184,14 +190,21 @@ def test_a_killed_driver_changes_nothing(place: Place, uninterrupted: Manifest, 
     assert same(place.weights(manifest), place.weights(uninterrupted))
 
 
-def test_zero_trains_as_one_process_does(place: Place) -> None:
-    spec = place.spec("llama", workers=2, zero=2, max_steps=20, precision="fp32")
+def test_zero_trains_as_one_process_does_in_an_object_store(
+    ray_cluster: str, tmp_path: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Driver and workers share no folder but the store."""
+    monkeypatch.setenv("FASTSERVE_CACHE", str(tmp_path / "cache"))
+    place = Place(tmp_path, uri_of(s3_server, f"testing:testing@{BUCKET}/train"))
+    spec = place.spec("llama", workers=2, zero=2, max_steps=20, checkpoint={"every_steps": 8, "keep": 1})
     manifest = place.train_spec(spec, "e")
     assert manifest.info["strategy"] == "zero-2"
     assert spec.train is not None
     alone = train_in_process(TrainJob(spec.model, on_one_worker(spec.train), place.dataset_folder), num_threads=1)
     assert manifest.metrics["train_loss"] == pytest.approx(alone.metrics["train_loss"], abs=1e-5)
     assert manifest.metrics["eval_loss"] == pytest.approx(alone.metrics["eval_loss"], abs=1e-5)
+    assert "stage_metrics" in place.event_kinds("e")
+    assert not place.registry.storage.list_files("checkpoints")
 
 
 def test_errors_of_workers_arrive_as_they_are(place: Place) -> None:

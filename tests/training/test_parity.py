@@ -56,15 +56,15 @@ def outcomes(folders: Folders) -> dict[str, Outcome]:
     """All jobs of this file, run by one pair of processes."""
     cases = []
     for name, parallel in STRATEGIES.items():
-        spread = {"workers": NUM_RANKS, **parallel}
+        spread: dict[str, Any] = {"workers": NUM_RANKS, **parallel}
         cases += [Case(f"{name}-{family}", folders.job(family, **spread, **VARIANTS[family])) for family in FAMILIES]
-        resume = {"max_steps": 9, "checkpoint": {"every_steps": 5}, "gradient_accumulation_steps": 2}
+        resume: dict[str, Any] = {"max_steps": 9, "checkpoint": {"every_steps": 5}, "gradient_accumulation_steps": 2}
         cases.append(Case(f"{name}-resume", folders.job("gpt2", dropout=True, **spread, **resume), resume=True))
         cases.append(Case(f"{name}-bf16", folders.job("llama", precision="bf16", **spread)))
     for name in ("ddp", "zero3"):
         spread = {"workers": NUM_RANKS, **STRATEGIES[name], **VARIANTS["llama"]}
         cases.append(Case(f"{name}-recompute", folders.job("llama", gradient_checkpointing=True, **spread)))
-    nan = {"workers": NUM_RANKS, "learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_ratio": 0.0}
+    nan: dict[str, Any] = {"workers": NUM_RANKS, "learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_ratio": 0.0}
     cases.append(Case("nan", folders.job("gpt2", **nan)))
     return run_ranks(folders.root / "ranks", cases)
 
