@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -53,7 +53,8 @@ def _print(run: RunStatus) -> None:
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, title=f"{run.run_id}: {run.state}", title_justify="left")
     for heading in ("stage", "state", "seconds", "artifact", "metrics"):
-        table.add_column(heading, justify="right" if heading == "seconds" else "left")
+        justify: Literal["left", "right"] = "right" if heading == "seconds" else "left"
+        table.add_column(heading, justify=justify, no_wrap=heading != "metrics")
     for stage in run.stages:
         seconds = "" if stage.seconds is None else f"{stage.seconds:.1f}"
         metrics = words.metrics_line(stage.metrics)

@@ -78,9 +78,9 @@ class PlainRenderer:
 
 
 def trial_line(event: Event) -> str:
-    """``trial 3: eval_loss 4.2  (train.learning_rate=0.001)``."""
+    """``trial-003: eval_loss 4.2  (train.learning_rate=0.001)``."""
     metrics, parameters = event.fields.get("metrics"), event.fields.get("parameters")
     figures = words.metrics_line(metrics) if isinstance(metrics, dict) else ""
     chosen = parameters.items() if isinstance(parameters, dict) else ()
     values = ", ".join(f"{name}={words.number(value)}" for name, value in chosen)
-    return f"trial {event.fields.get('trial')}: {figures}  ({values})"
+    return f"{event.fields.get('trial')}: {figures}  ({values})"

@@ -54,8 +54,8 @@ class StageView:
                 self.error = _text(event.fields.get("error"))
 
     def seconds_left(self) -> float | None:
-        """From the pace since the first progress; None until there is one."""
-        if self.step is None or self.total is None or self.first_step_time is None:
+        """From the pace since the first progress; None until there is one, and at the end."""
+        if self.step is None or self.total is None or self.first_step_time is None or self.step >= self.total:
             return None
         done, elapsed = self.step - self.first_step, self.last_time - self.first_step_time
         return elapsed / done * (self.total - self.step) if done > 0 and elapsed > 0 else None

@@ -7,7 +7,6 @@ apart from the driver, which imports neither.
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from fastserve_ray.lazy import resolve
@@ -21,13 +20,12 @@ class StageWorker:
     """Made into an actor by the runtime.
 
     Args:
-        num_threads: of torch, and of the tokenizers.
+        num_threads: of torch and of the tokenizers, which read it when they are loaded.
         folder: the driver's working directory, which relative paths of the spec start from.
     """
 
     def __init__(self, num_threads: int, folder: str) -> None:
         os.chdir(folder)
-        self._num_threads = num_threads
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         os.environ["RAYON_NUM_THREADS"] = str(num_threads)
 
@@ -35,8 +33,6 @@ class StageWorker:
         """Call ``"module:function"`` with the context; its events are in storage when this returns."""
         try:
             function = resolve(work, what="stage", key="")
-            if "torch" in sys.modules:
-                sys.modules["torch"].set_num_threads(self._num_threads)
             manifest: Manifest = function(context)
             return manifest
         finally:

@@ -108,7 +108,7 @@ def test_plain_progress_at_most_every_two_seconds() -> None:
     lines = plain.show(*(progress(time / 10, time) for time in range(1, 60)))
     assert len(lines) == 2
     assert lines[0].startswith("[train] 20/100")
-    assert plain.show(progress(6.0, 100)) == ["[train] 100/100  0.0 s left"]
+    assert plain.show(progress(6.0, 100)) == ["[train] 100/100"]
 
 
 def test_a_silent_stage_shows_that_it_lives() -> None:
@@ -123,8 +123,10 @@ def test_a_silent_stage_shows_that_it_lives() -> None:
 
 def test_trials_and_warnings() -> None:
     plain = Plain()
-    trial = event(1, "trial_finished", "tune", trial=3, parameters={"train.lr": 0.001}, metrics={"eval_loss": 4.25})
-    assert plain.show(trial) == ["[tune] trial 3: eval_loss 4.25  (train.lr=0.001)"]
+    trial = event(
+        1, "trial_finished", "tune", trial="trial-003", parameters={"train.lr": 0.001}, metrics={"eval_loss": 4.25}
+    )
+    assert plain.show(trial) == ["[tune] trial-003: eval_loss 4.25  (lr=0.001)"]
     assert plain.show(event(2, "warning", message="slow")) == ["[train] warning: slow"]
 
 

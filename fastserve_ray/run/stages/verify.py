@@ -1,4 +1,4 @@
-"""Stage ``verify``: a model that fails is not served."""
+"""Stage ``verify``: the model is held against its trained parent, through the engine that will serve it."""
 
 from __future__ import annotations
 
@@ -10,39 +10,37 @@ if TYPE_CHECKING:
 
 
 def run_stage(context: StageContext, runtime: Runtime) -> Manifest:
-    """Publishes a report of a model that passed."""
+    """Publishes a report; a model that fails raises, and its report lies in the run's folder."""
     return runtime.call(f"{__name__}:work", context)
 
 
 def work(context: StageContext) -> Manifest:
-    """In the worker process. The report of a model that failed goes to the run's own folder."""
+    """In the worker process."""
     from fastserve_ray.spec.serve import EngineSpec
     from fastserve_ray.verify.verify import require_passed, verify_model
 
-    spec = context.spec
-    model, parent = context.model_input, _trained_parent(context)
+    spec, model, parent = context.spec, context.model_input, _trained_parent(context)
+    report = f"runs/{context.run_id}/verification"
     with context.work_folder() as folder:
         result = verify_model(
-            context.registry.fetch(model.id),
-            None if parent is None else context.registry.fetch(parent.id),
+            context.folder_of(model.stage),
+            None if parent is None else context.folder_of(parent.stage),
             spec.verify,
             task=spec.model.task,
             dataset=context.folder_of("data"),
             parent_metrics=None if parent is None else parent.metrics,
-            engine_spec=spec.serve.engine if spec.serve is not None else EngineSpec(),
+            engine_spec=EngineSpec() if spec.serve is None else spec.serve.engine,
             out=folder,
             progress=context.progress,
         )
         if not result.is_passed:
-            place = f"runs/{context.run_id}/verification"
-            context.storage.upload(folder, place)
-            require_passed(result, context.storage.where(place))
-        return context.publish(folder, kind="report", metrics=result.figures(), info={"model": model.id})
+            context.storage.upload(folder, report)
+        require_passed(result, context.storage.where(report))
+        info = {"model": model.id, "parent": None if parent is None else parent.id}
+        return context.publish(folder, kind="report", metrics=result.figures(), info=info)
 
 
 def _trained_parent(context: StageContext) -> Manifest | None:
-    """The model that compression started from; None when nothing was compressed."""
-    for name in ("train", "import"):
-        if name in context.inputs and context.inputs[name].id != context.model_input.id:
-            return context.inputs[name]
-    return None
+    """The other model among the inputs; None when what is served is the trained model itself."""
+    models = [context.inputs[name] for name in context.stage.inputs if context.inputs[name].kind == "model"]
+    return models[1] if len(models) > 1 else None
