@@ -39,11 +39,12 @@ _ENVIRONMENT = {
 
 
 class RayRuntime:
-    """Implements ``Runtime``."""
+    """Implements ``Runtime``. A process that is connected to a Ray already, such as a notebook, keeps that one."""
 
     def __init__(self, cluster: ClusterSpec) -> None:
         self._cluster = cluster
         self._is_started = False
+        self._is_borrowed = False
         self._worker: Any = None
         self._folder: Path | None = None
         self._lock: FileLock | None = None
@@ -59,8 +60,11 @@ class RayRuntime:
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        self._is_borrowed = ray.is_initialized()
         try:
-            if is_local:
+            if self._is_borrowed:
+                context = ray.init(ignore_reinit_error=True, **quiet)
+            elif is_local:
                 context = ray.init(**self._local_options(), **quiet)
             else:
                 context = ray.init(address=self._cluster.address, **quiet)
@@ -114,7 +118,9 @@ class RayRuntime:
             self._worker = None
 
     def stop(self, *, keep_logs: bool) -> None:
-        if self._is_started:
+        if self._is_started and self._is_borrowed:
+            self.release_worker()
+        elif self._is_started:
             import ray
 
             ray.shutdown()
