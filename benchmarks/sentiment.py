@@ -15,7 +15,7 @@ import math
 import sys
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pyarrow.parquet as pq
@@ -23,10 +23,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
 
 from benchmarks.common import Figure, make_parser, report
-from fastserve_ray.artifacts.manifest import Manifest
 from fastserve_ray.artifacts.registry import Registry
 from fastserve_ray.engines.table import open_engine
 from fastserve_ray.storage.filesystem import Storage
+
+if TYPE_CHECKING:
+    from fastserve_ray.artifacts.manifest import Manifest
 
 Rows = list[tuple[str, int]]
 
@@ -37,7 +39,9 @@ def read_rows(path: Path, limit: int | None) -> Rows:
 
 
 def encode(tokenizer: Any, rows: Rows, max_length: int) -> dict[str, torch.Tensor]:
-    batch = tokenizer([text for text, _ in rows], truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+    batch = tokenizer(
+        [text for text, _ in rows], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+    )
     return {**batch, "labels": torch.tensor([label for _, label in rows])}
 
 
@@ -57,7 +61,7 @@ def train_plain(args: Any, train: Rows, dev: Rows) -> dict[str, Figure]:
     torch.manual_seed(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=2)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, weight_decay=0.0)
     total = args.epochs * math.ceil(len(train) / args.batch_size)
     schedule = get_linear_schedule_with_warmup(optimizer, int(0.1 * total), total)
     started = perf_counter()
@@ -66,7 +70,9 @@ def train_plain(args: Any, train: Rows, dev: Rows) -> dict[str, Figure]:
         model.train()
         order = torch.randperm(len(train)).tolist()
         for start in range(0, len(order), args.batch_size):
-            batch = encode(tokenizer, [train[index] for index in order[start : start + args.batch_size]], args.max_length)
+            batch = encode(
+                tokenizer, [train[index] for index in order[start : start + args.batch_size]], args.max_length
+            )
             loss = model(**batch).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -78,7 +84,11 @@ def train_plain(args: Any, train: Rows, dev: Rows) -> dict[str, Figure]:
                 left = (perf_counter() - started) / step * (total - step)
                 print(f"plain loop: step {step}/{total} loss {loss.item():.3f}, {left:.0f} s left", file=sys.stderr)
     seconds = perf_counter() - started
-    return {"model": "plain PyTorch loop", "dev accuracy": accuracy(model, tokenizer, dev, args.max_length), "seconds": seconds}
+    return {
+        "model": "plain PyTorch loop",
+        "dev accuracy": accuracy(model, tokenizer, dev, args.max_length),
+        "seconds": seconds,
+    }
 
 
 def published(registry: Registry, stage: str) -> Manifest | None:

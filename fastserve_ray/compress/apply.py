@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,9 +19,10 @@ from fastserve_ray.tasks.evaluate import evaluate
 from fastserve_ray.tasks.table import load_task
 
 if TYPE_CHECKING:
-    from fastserve_ray.tasks.protocol import Row, Task
-    from pathlib import Path
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from fastserve_ray.tasks.protocol import Row, Task
 
 EVALUATION_BATCH = 32
 LATENCY_ROWS = 8

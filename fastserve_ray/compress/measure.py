@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from fastserve_ray.models.quantized import Int8Linear
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -7,17 +7,18 @@ compresses well and that a later, structured step can cut; the report says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from fastserve_ray.errors import CompressionError
 from fastserve_ray.models.layers import linear_layers
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastserve_ray.spec import PruneStep
     from collections.abc import Sequence
+
+    from fastserve_ray.spec import PruneStep
 
 
 @dataclass(frozen=True)

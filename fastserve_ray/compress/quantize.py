@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
 from fastserve_ray.errors import CompressionError
 from fastserve_ray.models.layers import linear_layers, replace_layer, weight_by_output
 from fastserve_ray.models.quantized import INT8_LAYERS, Int8Linear
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastserve_ray.spec import QuantizeStep
     from torch import nn
+
+    from fastserve_ray.spec import QuantizeStep
 
 
 def quantize_model(model: nn.Module, step: QuantizeStep) -> tuple[str, ...]:

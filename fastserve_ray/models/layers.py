@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from fastserve_ray.errors import CompressionError
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,7 +8,7 @@ as an error only when the plain model prefers its own token clearly.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -18,11 +18,12 @@ from fastserve_ray.engines.table import open_engine
 from fastserve_ray.models.loading import LoadedModel, load_pretrained
 
 if TYPE_CHECKING:
-    from fastserve_ray.spec.model import TaskName
-    from fastserve_ray.spec import EngineSpec
-    from fastserve_ray.tasks.protocol import Row
-    from pathlib import Path
     from collections.abc import Sequence
+    from pathlib import Path
+
+    from fastserve_ray.spec import EngineSpec
+    from fastserve_ray.spec.model import TaskName
+    from fastserve_ray.tasks.protocol import Row
 
 Tokens = tuple[int, ...]
 

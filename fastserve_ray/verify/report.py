@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastserve_ray.verify.golden import Golden
-    from fastserve_ray.verify.gate import Finding
-    from pathlib import Path
     from collections.abc import Mapping
+    from pathlib import Path
+
+    from fastserve_ray.verify.gate import Finding
+    from fastserve_ray.verify.golden import Golden
 
 REPORT_JSON = "verification.json"
 REPORT_PAGE = "verification.md"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,14 +15,14 @@ from fastserve_ray.tasks.table import load_task
 from fastserve_ray.verify.gate import judge
 from fastserve_ray.verify.golden import replay
 from fastserve_ray.verify.report import VerificationResult
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastserve_ray.tasks.protocol import Row
-    from fastserve_ray.spec.model import TaskName
-    from fastserve_ray.spec import EngineSpec, VerifySpec
-    from pathlib import Path
     from collections.abc import Mapping
+    from pathlib import Path
+
+    from fastserve_ray.spec import EngineSpec, VerifySpec
+    from fastserve_ray.spec.model import TaskName
+    from fastserve_ray.tasks.protocol import Row
 
 EVALUATION_BATCH = 32
 
