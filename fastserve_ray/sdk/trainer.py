@@ -12,9 +12,10 @@ from fastserve_ray.errors import UsageError
 from fastserve_ray.sdk.handles import module_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from fastserve_ray.spec import ClusterSpec, TrainSpec
+    from fastserve_ray.training.modules import IndexedDataset
 
 RUN_ID = "parallel-trainer"
 STAGE = "train"
@@ -48,7 +49,7 @@ class ParallelTrainer:
     def __init__(
         self,
         model: Any,
-        dataset: Sequence[Any],
+        dataset: IndexedDataset,
         batch_size: int,
         num_epochs: float,
         num_workers: int = 1,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch.nn import functional
 from torch.utils.data import default_collate
@@ -20,7 +20,7 @@ from fastserve_ray.training.schedule import learning_rate
 from fastserve_ray.training.strategies.table import make_strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import torch
 
@@ -28,12 +28,20 @@ if TYPE_CHECKING:
     from fastserve_ray.training.world import World
 
 
+class IndexedDataset(Protocol):
+    """A list, a map-style ``torch.utils.data.Dataset``, or a Hugging Face dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
 @dataclass(frozen=True)
 class ModuleJob:
     """A module, its data and how to train it."""
 
     model: torch.nn.Module
-    dataset: Sequence[Any]
+    dataset: IndexedDataset
     """Items are mappings of tensors that the model takes by name (with ``labels``, as in transformers), or pairs of
     an input and a target."""
     train: TrainSpec
