@@ -1,12 +1,12 @@
 """Sentence classification: what ``fastserve run cluster/sentiment.yaml`` publishes against a plain PyTorch loop.
 
-The plain loop uses nothing of this project: transformers' model, torch's AdamW, a linear warm-up and decay. Its settings
-are those of cluster/sentiment.yaml. Train and dev files are Parquet with the columns ``sentence`` and ``label``.
+The plain loop uses nothing of this project: transformers' model, torch's AdamW, a linear warm-up and decay. Its
+settings are those of cluster/sentiment.yaml. Train and dev files are Parquet with columns ``sentence`` and ``label``.
 
     python -m benchmarks.sentiment --model MODEL_FOLDER --train train.parquet --dev dev.parquet --storage ./runs
 
-With ``--storage`` the newest train and compress artifacts there stand beside it, and with ``--url`` the served model too:
-each dev sentence goes through ``/v1/classify`` and is compared with the engine's offline prediction.
+With ``--storage`` the newest train and compress artifacts there stand beside it, and with ``--url`` the served model
+too: each dev sentence goes through ``/v1/classify`` and is compared with the engine's offline prediction.
 """
 
 from __future__ import annotations

@@ -6,9 +6,11 @@ boundary: an exception raised in a Ray worker arrives in the driver with all its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class FastServeError(Exception):

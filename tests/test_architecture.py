@@ -19,7 +19,9 @@ HEAVY = ("torch", "ray", "transformers", "deepspeed")
 
 def modules_after(statement: str) -> set[str]:
     """Top-level modules that a fresh interpreter holds after ``statement``."""
-    code = f"{statement}\nimport sys, json\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    code = f"{statement}
+import sys, json
+print(json.dumps([name.split('.')[0] for name in sys.modules]))"
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     return set(json.loads(output.splitlines()[-1]))
 
@@ -31,7 +33,9 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
     assert not modules_after(f"import {module}") & set(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["engines.table", "compress.apply", "training.loop", "tasks.table", "models.loading"])
+@pytest.mark.parametrize(
+    "module", ["engines.table", "compress.apply", "training.loop", "tasks.table", "models.loading"]
+)
 def test_these_parts_run_without_ray(module: str) -> None:
     assert "ray" not in modules_after(f"import fastserve_ray.{module}")
 
@@ -56,7 +60,8 @@ def tables() -> list[tuple[str, LazyTable]]:
     for info in pkgutil.walk_packages(fastserve_ray.__path__, "fastserve_ray."):
         if info.name.split(".")[-1] == "table":
             module = importlib.import_module(info.name)
-            found += [(f"{info.name}.{name}", value) for name, value in vars(module).items() if isinstance(value, LazyTable)]
+            values = vars(module).items()
+            found += [(f"{info.name}.{name}", value) for name, value in values if isinstance(value, LazyTable)]
     return found
 
 

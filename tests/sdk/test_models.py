@@ -54,7 +54,7 @@ def share_of_zeros(model: LoadedModel) -> float:
     weights: list[torch.Tensor] = [
         module.weight for module in model.model.model.modules() if isinstance(module, torch.nn.Linear)
     ]
-    return sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+    return float(sum((weight == 0).sum() for weight in weights) / sum(weight.numel() for weight in weights))
 
 
 def test_load_model_takes_the_task_from_the_config(folder: Path, classifier_folder: Path) -> None:
