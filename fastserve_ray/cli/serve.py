@@ -11,6 +11,7 @@ from fastserve_ray.cli.common import json_option, print_json, set_option
 from fastserve_ray.cli.target import resolve_target
 
 if TYPE_CHECKING:
+    from fastserve_ray.cli.target import Target
     from fastserve_ray.serve.deploy import ServedApp
 
 
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 @click.option("--name", help="The model's name in /v1/models.  [default: the run's, folder's or hub's name]")
 @click.option("--storage", help="Where the artifacts are.  [default: the file's, else ./runs]")
 @set_option
-@click.option("--wait/--no-wait", default=True, help="Serve until Ctrl-C, or stop after one sample.")
+@click.option(
+    "--wait/--no-wait",
+    default=True,
+    help="Serve until Ctrl-C, or end after one sample; a cluster then goes on serving.",
+)
 @json_option
 def command(
     *,
@@ -39,26 +44,47 @@ def command(
     """Serve TARGET: app.yaml (its verified model), a model folder, a hub id, artifact:ID or run@stage."""
     flags = [f"serve.port={port}"] * (port is not None) + [f"serve.host={json.dumps(host)}"] * (host is not None)
     found = resolve_target(target, sets=[*sets, *flags], task=task, name=name, storage=storage)
-    from fastserve_ray.serve.deploy import deploy
+    from fastserve_ray.run.signals import terminate_as_interrupt
 
-    app = deploy(
-        found.model,
-        found.task,
-        found.model_name,
-        found.serve,
-        found.spec.storage,
-        revision=found.spec.model.revision,
-        cluster=found.spec.cluster,
-        on_status=lambda words: click.echo(f"{words} ...", err=True),
-    )
+    with terminate_as_interrupt():
+        _serve(found, wait=wait, as_json=as_json)
+
+
+def _serve(target: Target, *, wait: bool, as_json: bool) -> None:
+    from fastserve_ray.run.ray_runtime import RayRuntime
+
+    runtime = RayRuntime(target.spec.cluster)
+    is_done = False
     try:
-        _show(app, found.serve.sample_prompt, as_json=as_json, ask=not wait)
-        if wait:
-            app.wait()
+        say("starting Ray")
+        runtime.start()
+        from fastserve_ray.serve.deploy import deploy
+
+        app = deploy(
+            target.model,
+            target.task,
+            target.model_name,
+            target.serve,
+            target.spec.storage,
+            revision=target.spec.model.revision,
+            on_status=say,
+        )
+        stays = not wait and target.spec.cluster.address != "local"
+        try:
+            _show(app, target.serve.sample_prompt, as_json=as_json, ask=not wait)
+            if wait:
+                app.wait()
+        finally:
+            if not stays:
+                say("stopping")
+                app.shutdown()
+        is_done = True
     finally:
-        if wait or app.owns_ray:
-            click.echo("stopping ...", err=True)
-            app.shutdown()
+        runtime.stop(keep_logs=not is_done)
+
+
+def say(words: str) -> None:
+    click.echo(f"{words} ...", err=True)
 
 
 def _show(app: ServedApp, prompt: str | None, *, as_json: bool, ask: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastserve_ray.errors import ArtifactError, UsageError
-from fastserve_ray.spec.load import load_spec, parse_spec, with_overrides
+from fastserve_ray.spec.load import load_spec, parse_spec
 from fastserve_ray.spec.serve import ServeSpec
 
 if TYPE_CHECKING:
@@ -93,13 +93,12 @@ def _of_file(path: str, sets: Sequence[str]) -> Target:
     from fastserve_ray.plan.stages import plan_run
 
     spec = load_spec(path, sets)
-    if spec.serve is None:
-        spec = with_overrides(spec, {"serve": {}})
     if spec.train is None and not spec.compress and spec.model.base is not None:
         return Target(spec, _base(spec.model.base, spec.storage))
     plan = plan_run(spec)
-    model, *others = (plan.stage(name).artifact_id for name in plan.stage("serve").inputs)
-    missing = [artifact for artifact in (model, *others) if not _is_published(artifact, spec.storage)]
+    model = plan.stage("compress" if spec.compress else "train").artifact_id
+    needed = [model, *(stage.artifact_id for stage in plan.stages if stage.name == "verify")]
+    missing = [artifact for artifact in needed if not _is_published(artifact, spec.storage)]
     if missing:
         raise ArtifactError(
             "this file has no verified model yet",
@@ -121,6 +120,7 @@ def _of_model(model: str, shown: str, task: str, sets: Sequence[str], storage: s
         "name": re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:63].strip("-._") or "model",
         "model": {"task": task, "base": model},
         "serve": {"model_name": shown if "/" in shown and not Path(shown).exists() else name},
+        "cluster": {"include_dashboard": False},
         **({} if storage is None else {"storage": storage}),
     }
     return Target(parse_spec(json.dumps(settings), file="command line", sets=sets), model)

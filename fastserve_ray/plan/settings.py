@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastserve_ray.spec.serve import ServeSpec
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -56,10 +58,10 @@ def _compress(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
 
 
 def _verify(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
-    """The engine counts: its type and number format are what is verified."""
+    """The engine counts: its type and number format are what is verified, the defaults in a file without ``serve``."""
     yield "model.task", data["model"]["task"]
     yield from _section(data, "verify")
-    yield from _pick(data, _ENGINE)
+    yield from _pick({"serve": data["serve"] or ServeSpec().model_dump(mode="json")}, _ENGINE)
 
 
 def _serve(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:

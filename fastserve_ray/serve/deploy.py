@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from fastserve_ray.errors import ServeError
@@ -19,7 +21,7 @@ from fastserve_ray.serve.app import QUIET, ServeTarget, build_app
 from fastserve_ray.serve.causes import cause_of
 from fastserve_ray.serve.client import Sample, is_ready, sample_request
 from fastserve_ray.serve.source import ModelSource
-from fastserve_ray.serve.start import check_placement, ensure_ray, ensure_serve
+from fastserve_ray.serve.start import check_placement, ensure_ray, ensure_serve, stop_serve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,8 +76,8 @@ class ServedApp:
         if not ray.is_initialized():
             return
         with _quiet_serve():
-            if self.owns_serve and not self.owns_ray:
-                serve.shutdown()
+            if self.owns_serve:
+                stop_serve()
             else:
                 serve.delete(self.name)
         if self.owns_ray:
@@ -128,14 +130,23 @@ def deploy(
 
 
 def _run(target: ServeTarget) -> None:
-    """Hand the application to Serve's controller, without waiting for its replicas."""
+    """Hand the application to Serve's controller, without waiting for its replicas.
+
+    Raises:
+        ServeError: Serve refuses it, for example because another application has its path.
+    """
     application = serve.RunTarget(
         build_app([target]),
         name=target.name,
         route_prefix=target.spec.route_prefix,
         logging_config=LoggingConfig(**QUIET),
     )
-    serve.run_many([application], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    try:
+        serve.run_many([application], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    except (RayError, RayServeException, ValueError) as error:
+        raise ServeError(
+            "Ray Serve refuses the application", value=cause_of(str(error)), key="serve.route_prefix"
+        ) from error
 
 
 def _wait(name: str, url: str, spec: ServeSpec) -> None:
@@ -178,7 +189,7 @@ def _clean_up(name: str, *, owns_serve: bool, owns_ray: bool) -> None:
     if owns_ray:
         ray.shutdown()
     elif owns_serve:
-        serve.shutdown()
+        stop_serve()
     elif _status(name) in (*FAILED, "DEPLOYING"):
         serve.delete(name)
 

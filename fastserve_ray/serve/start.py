@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayActorError
 
 from fastserve_ray.errors import PlacementError, ServeError
 from fastserve_ray.serve.app import QUIET
 from fastserve_ray.serve.ports import base_url, choose_port
+
+STOP_TIMEOUT_S = 60.0
+"""Replicas finish their requests first; after this time they are left to Ray."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def ensure_ray(cluster: ClusterSpec | None, spec: ServeSpec, say: Callable[[str], None]) -> bool:
-    """True when Ray was started here."""
+    """True when this process was connected to Ray here: to an embedded one, or to one that runs already."""
     if ray.is_initialized():
         return False
     say("starting Ray")
@@ -29,6 +34,7 @@ def ensure_ray(cluster: ClusterSpec | None, spec: ServeSpec, say: Callable[[str]
     if cluster is not None and cluster.address == "local":
         memory = cluster.object_store_memory_mb
         options |= {"num_cpus": cluster.num_cpus, "num_gpus": cluster.num_gpus}
+        options |= {"include_dashboard": cluster.include_dashboard}
         options |= {"object_store_memory": None if memory is None else memory * 2**20}
     elif cluster is not None:
         options = {"address": cluster.address}
@@ -76,3 +82,22 @@ def _running_http() -> tuple[str, int] | None:
     except serve.exceptions.RayServeException:
         return None
     return client.http_config.host, client.http_config.port
+
+
+def stop_serve() -> None:
+    """Stop every application and Serve itself.
+
+    Not ``serve.shutdown()``: its call ends with the death of the controller, which Ray reports on the driver's terminal
+    as a failed task.
+    """
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    try:
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        ray.get(controller.graceful_shutdown.remote(wait=False))
+        while time.monotonic() < deadline:
+            ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+            time.sleep(0.1)
+    except (ValueError, RayActorError):
+        serve.shutdown()  # forgets the client of the controller that is gone

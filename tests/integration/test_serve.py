@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -364,6 +369,13 @@ def test_another_port_of_a_serve_that_runs_is_refused(app: ServedApp, generator_
     assert caught.value.key == "serve.port"
 
 
+def test_a_path_that_another_application_has_is_refused(app: ServedApp, generator_folder: Path) -> None:
+    with pytest.raises(ServeError, match="route_prefix") as caught:
+        deploy(generator_folder, "text-generation", "second", ServeSpec(port=0))
+    assert "tiny" in str(caught.value)
+    assert httpx.get(f"{app.url}/ready").status_code == 200
+
+
 def test_stories260k_as_it_is(app: ServedApp, shared_folder: Path) -> None:
     folder = shared_folder / "models" / "stories260K"
     prompt = "Once upon a time"
@@ -380,3 +392,40 @@ def test_stories260k_as_it_is(app: ServedApp, shared_folder: Path) -> None:
             post(f"{served.url}/v1/chat/completions", body)
     finally:
         served.shutdown()
+
+
+def test_the_commands_serve_and_predict(app: ServedApp, ray_cluster: str, generator_folder: Path) -> None:
+    """In the Ray of the tests; Ctrl-C ends it with exit code 0 and leaves nothing of it behind."""
+    fastserve = [sys.executable, "-m", "fastserve_ray.cli.main"]
+    flags = [
+        "--port",
+        "0",
+        "--name",
+        "by-hand",
+        "--set",
+        "serve.route_prefix=/by-hand",
+        "--set",
+        "cluster.address=auto",
+    ]
+    command = [*fastserve, "serve", str(generator_folder), *flags, "--json"]
+    environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = iter(process.stdout.readline, "")
+            served = json.loads("".join(itertools.takewhile(lambda line: line != "}\n", lines)) + "}")
+            asked = post(f"{served['url']}/v1/completions", {"model": "by-hand", "prompt": PROMPT, "temperature": 0})
+            rows = predict(fastserve, "--url", served["url"], "--max-tokens", "16")
+            assert rows == [{"input": PROMPT, "text": asked["choices"][0]["text"], "finish_reason": "length"}]
+            assert predict(fastserve, str(generator_folder), "--max-tokens", "16") == rows
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert httpx.get(f"{served['url']}/health").status_code == 404
+    assert httpx.get(f"{app.url}/ready").status_code == 200
+
+
+def predict(fastserve: list[str], *arguments: str) -> list[dict[str, Any]]:
+    command = [*fastserve, "predict", *arguments, "--text", PROMPT, "--json"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [json.loads(line) for line in output.splitlines()]
