@@ -19,10 +19,10 @@ HEAVY = ("torch", "ray", "transformers", "deepspeed")
 
 def modules_after(statement: str) -> set[str]:
     """Top-level modules that a fresh interpreter holds after ``statement``."""
-    code = f"{statement}
-import sys, json
-print(json.dumps([name.split('.')[0] for name in sys.modules]))"
-    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    show = "import sys, json; print(json.dumps([name.split('.')[0] for name in sys.modules]))"
+    output = subprocess.run(
+        [sys.executable, "-c", f"{statement}\n{show}"], check=True, capture_output=True, text=True
+    ).stdout
     return set(json.loads(output.splitlines()[-1]))
 
 

@@ -33,8 +33,8 @@ def test_fastserve_trains_tunes_compresses_serves_and_predicts(tmp_path: Path) -
     train_data, train_labels = sentences(256, seed=0)
     dev_data, dev_labels = sentences(64, seed=1)
     small = {**CONFIG, "vocab_size": 320, "max_length": 32}
-    framework = FastServe(small, storage=str(tmp_path / "runs"), workers=2, learning_rate=3e-3)
-    trained = framework.train(train_data, train_labels, dev_data, dev_labels, epochs=3, batch_size=32)
+    framework = FastServe(small, storage=str(tmp_path / "runs"), workers=2, learning_rate=1e-3)
+    trained = framework.train(train_data, train_labels, dev_data, dev_labels, epochs=15, batch_size=32)
     assert (trained / "model.safetensors").exists()
     assert framework.metrics["eval_accuracy"] >= 0.9
 
