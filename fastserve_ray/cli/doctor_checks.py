@@ -23,7 +23,6 @@ TESTED = {
     "torch": "2.13.0",
     "transformers": "5.23.0",
     "deepspeed": "0.19.8",
-    "torchao": "0.18.0",
     "accelerate": "1.15.0",
     "pyarrow": "26.0.1",
     "pydantic": "2.14.3",
