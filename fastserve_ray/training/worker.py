@@ -49,14 +49,14 @@ def train_worker(config: dict[str, Work]) -> Manifest | FastServeError | dict[st
         registry = Registry(Storage.open(work.storage_uri))
         hooks = _hooks(work, world, events, stack)
         hooks.progress(step=0, total=None, message="loading model and data")
-        loop, error = _load(work, registry, world, hooks)
+        loop, error = load(work, registry, world, hooks)
         if loop is None:
             return error
         try:
             result = loop.run()
         except DivergedError as final:
             return final
-        return _finish(work, registry, result, hooks.progress) if world.is_first else None
+        return finish(work, registry, result, hooks.progress) if world.is_first else None
 
 
 def _world(work: Work) -> World:
@@ -78,7 +78,7 @@ def _world(work: Work) -> World:
     return World(context.get_world_rank(), context.get_world_size(), device)
 
 
-def _load(
+def load(
     work: Work, registry: Registry, world: World, hooks: Hooks
 ) -> tuple[TrainingLoop | None, FastServeError | None]:
     """All workers load, and then agree: one that cannot would leave the others waiting for it."""
@@ -163,7 +163,7 @@ def _report_checkpoint(step: int, write: Callable[[Path], None]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _finish(
+def finish(
     work: Work, registry: Registry, result: TrainResult, progress: Progress
 ) -> Manifest | FastServeError | dict[str, float]:
     if work.publication is None:

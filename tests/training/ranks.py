@@ -78,6 +78,7 @@ def main(path: str, rank: int) -> None:
     import torch
     import torch.distributed as dist
 
+    from fastserve_ray.errors import ModelError
     from fastserve_ray.training.world import World
 
     folder = Path(path)
@@ -86,6 +87,8 @@ def main(path: str, rank: int) -> None:
     cases: list[Case] = pickle.loads((folder / "cases.pickle").read_bytes())
     world = World(rank=rank, size=NUM_RANKS)
     outcomes = {case.name: run_case(case, world, folder / case.name) for case in cases}
+    error = world.first_error(ModelError("of rank 1") if rank == 1 else None)
+    outcomes["first error"] = Outcome([], {}, {}, None, error)
     if rank == 0:
         (folder / "result.pickle").write_bytes(pickle.dumps(outcomes))
     dist.barrier()

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, get_scheduler
 
 from fastserve_ray.data.dataset import PreparedDataset
-from fastserve_ray.errors import TrainingError
+from fastserve_ray.errors import ModelError, TrainingError
 from fastserve_ray.training.job import TrainJob, build_model
 from tests.training.ranks import NUM_RANKS, Case, Outcome, run_ranks
 from tests.training.tiny import model_spec, task_of, train_spec, write_dataset
@@ -164,3 +164,8 @@ def test_a_loss_that_is_no_number_stops_training_at_once(outcomes: dict[str, Out
     assert len(found.losses) < 20
     assert found.error.key == "train.learning_rate"
     assert f"in step {len(found.losses) + 1} of 20" in str(found.error)
+
+
+def test_an_error_of_one_worker_reaches_all(outcomes: dict[str, Outcome]) -> None:
+    """Rank 0 had none of its own."""
+    assert isinstance(outcomes["first error"].error, ModelError)
