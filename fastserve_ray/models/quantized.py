@@ -1,36 +1,21 @@
 """Linear layers with int8 weights and one scale for each output channel.
 
-Both take a float input of shape (..., in_features) and return (..., out_features) in the input's type. Every row is
-computed on its own: its activation scale comes from that row alone and int32 sums are exact, so that with
-``Int8DynamicLinear`` a row's result does not depend on the other rows of the step (docs/adr/0003-int8-kernels.md).
+Both take a float input of shape (..., in_features) and return (..., out_features) in the input's type. On the CPU a
+row's result is the same bits whatever other rows are in the step (weight-only: where ``in_features`` is a multiple of
+16), unlike that of a float product, whose kernel depends on the number of rows (docs/adr/0003-int8-kernels.md).
 """
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-INT8_MAX = 127
-_TINY = 1e-12
-"""Smallest scale: a row or channel of zeros stays zero."""
+from fastserve_ray.models.int8_kernels import INT8_MAX, int8_product, mixed_product, quantize_rows
 
+__all__ = ["INT8_LAYERS", "INT8_MAX", "Int8DynamicLinear", "Int8Linear", "Int8WeightOnlyLinear", "quantize_rows"]
 
-def quantize_rows(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Symmetric int8 by row: values (M, K) int8 and scales (M,) float32 with ``matrix`` close to values * scales."""
-    scales = matrix.float().abs().amax(dim=1).clamp_min(_TINY) / INT8_MAX
-    values = (matrix.float() / scales[:, None]).round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
-    return values, scales
-
-
-def int8_matmul(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Exact product of int8 matrices (M, K) and (N, K), as float32 (M, N): sums are int32 on the CPU, and on CUDA,
-    whose int8 kernel wants more than 16 rows and widths divisible by 8, float64 stands in where the shape does not fit.
-    """
-    fits_cuda = left.shape[0] > 16 and left.shape[1] % 8 == 0 and right.shape[0] % 8 == 0
-    if left.device.type == "cpu" or (left.device.type == "cuda" and fits_cuda):
-        return torch._int_mm(left, right.t()).float()
-    return (left.double() @ right.double().t()).float()
+ROWS_AT_ONCE = 256
+"""Rows in one go on the CPU: what they need stays in the L2 cache; all rows at once are two to three times slower."""
 
 
 class Int8Linear(nn.Module):
@@ -52,9 +37,29 @@ class Int8Linear(nn.Module):
     def from_float(cls, weight: torch.Tensor, bias: torch.Tensor | None) -> Int8Linear:
         """Quantize a float weight of shape (out_features, in_features)."""
         layer = cls(weight.shape[1], weight.shape[0], has_bias=bias is not None)
-        layer.weight, layer.scale = quantize_rows(weight.detach())
+        values, scales = quantize_rows(weight.detach())
+        layer.weight, layer.scale = values.contiguous(), scales.flatten()
         layer.bias = None if bias is None else bias.detach().clone()
         return layer
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        rows = inputs.reshape(-1, self.in_features)
+        if len(rows) <= ROWS_AT_ONCE or rows.device.type != "cpu":
+            outputs = self._outputs(rows).to(inputs.dtype)
+        else:
+            outputs = rows.new_empty(len(rows), self.out_features)
+            for part, place in zip(rows.split(ROWS_AT_ONCE), outputs.split(ROWS_AT_ONCE), strict=True):
+                place.copy_(self._outputs(part))
+        return outputs.view(*inputs.shape[:-1], self.out_features)
+
+    def _outputs(self, rows: torch.Tensor) -> torch.Tensor:
+        outputs = self._product(rows).mul_(self.scale)
+        # an operation of its own: fused with the one before, it would round rows by their place in memory
+        return outputs if self.bias is None else outputs.add_(self.bias)
+
+    def _product(self, rows: torch.Tensor) -> torch.Tensor:
+        """``rows`` (M, K) times the int8 weight, float32 (M, N), a new tensor."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -63,20 +68,16 @@ class Int8Linear(nn.Module):
 class Int8DynamicLinear(Int8Linear):
     """Quantizes each input row at run time and multiplies in int8 (per-token dynamic quantization)."""
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        rows, scales = quantize_rows(inputs.reshape(-1, self.in_features))
-        product = int8_matmul(rows, self.weight).mul_(scales[:, None]).mul_(self.scale)
-        if self.bias is not None:
-            product += self.bias
-        return product.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
+    def _product(self, rows: torch.Tensor) -> torch.Tensor:
+        values, scales = quantize_rows(rows)
+        return int8_product(values, self.weight).mul_(scales)
 
 
 class Int8WeightOnlyLinear(Int8Linear):
-    """Multiplies in the input's float type with weights that are widened on the fly; activations keep their bits."""
+    """Widens the weights on the fly; activations stay floating point, rounded to bfloat16, the kernel's type."""
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        product = functional.linear(inputs, self.weight.to(inputs.dtype)) * self.scale.to(inputs.dtype)
-        return product if self.bias is None else product + self.bias.to(inputs.dtype)
+    def _product(self, rows: torch.Tensor) -> torch.Tensor:
+        return mixed_product(rows, self.weight)
 
 
 INT8_LAYERS: dict[str, type[Int8Linear]] = {

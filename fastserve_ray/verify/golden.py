@@ -30,7 +30,8 @@ Tokens = tuple[int, ...]
 TIE_LOGITS = 1e-3
 """Two logits closer than this are a tie in floating point."""
 TIE_LOGITS_INT8 = 0.1
-"""The same for int8 activations, where rounding noise of 1e-7 can move a value by a whole step of the int8 grid."""
+"""The same for int8 layers: noise of 1e-7 before one can move an activation by a whole step of the int8 grid, or of
+bfloat16's for weight-only layers."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,9 @@ def _limit(model: Any) -> int:
 
 
 def _tolerance(model: torch.nn.Module) -> float:
-    from fastserve_ray.models.quantized import Int8DynamicLinear
+    from fastserve_ray.models.quantized import Int8Linear
 
-    is_int8 = any(isinstance(module, Int8DynamicLinear) for module in model.modules())
+    is_int8 = any(isinstance(module, Int8Linear) for module in model.modules())
     return TIE_LOGITS_INT8 if is_int8 else TIE_LOGITS
 
 
