@@ -115,7 +115,7 @@ def test_the_same_seed_builds_the_same_model() -> None:
 @pytest.mark.parametrize(
     ("change", "key", "words"),
     [
-        ({"model_type": "lama"}, "model.config.model_type", "did you mean 'llama'?"),
+        ({"model_type": "llama7"}, "model.config.model_type", "did you mean 'llama'?"),
         ({"model_type": None}, "model.config.model_type", "unknown model type"),
         ({"hidden_sizes": 32}, "model.config.hidden_sizes", "did you mean 'hidden_size'?"),
         ({"hidden_size": "wide"}, "model.config", "expected int"),
