@@ -35,7 +35,7 @@ class TrialRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trial: str
-    """``trial-000``, ``trial-001``, ... in the order of their starts."""
+    """``trial-000``, ``trial-001``, ... in the order in which they were drawn."""
     parameters: dict[str, Scalar]
     status: TrialStatus
     """finished: trained to its end; stopped: by the scheduler or by patience."""

@@ -17,12 +17,12 @@ from fastserve_ray.storage.filesystem import Storage
 from fastserve_ray.tune.objective import objective_of
 from fastserve_ray.tune.records import TrialStore
 from fastserve_ray.tune.report import all_failed, best_of, markdown
-from fastserve_ray.tune.settings import SearchJob, trial_spec, trial_train
+from fastserve_ray.tune.settings import SearchJob, trial_spec, trial_train, tunes_compression
 from fastserve_ray.tune.spaces import num_trials
-from fastserve_ray.tune.tuner import CHECKPOINTS, make_tuner, tune_environment
+from fastserve_ray.tune.tuner import CHECKPOINTS, make_tuner, quiet_tune
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pydantic import JsonValue
 
@@ -85,6 +85,8 @@ def _run_trials(job: SearchJob, storage: Storage, store: TrialStore) -> list[Tri
     total = num_trials(job.spec.tune)
     with EventWriter(storage.uri, job.run_id, "tune") as events:
         events.emit("stage_progress", "tune", step=0, total=total, message=_first_message(job))
+        for message in _ignored(job.spec):
+            events.emit("warning", "tune", message=message)
         watcher = SearchWatcher(
             job,
             total=total,
@@ -93,7 +95,7 @@ def _run_trials(job: SearchJob, storage: Storage, store: TrialStore) -> list[Tri
             events=events,
             num_steps=lambda parameters: _num_steps(job, parameters),
         )
-        with tune_environment():
+        with quiet_tune():
             make_tuner(job, storage, watcher).fit()
     return sorted(watcher.records, key=lambda record: record.trial)
 
@@ -138,6 +140,17 @@ def _num_steps(job: SearchJob, parameters: Mapping[str, Scalar]) -> int:
     train = trial_train(job.spec, trial_spec(job.spec, parameters), job.num_rows)
     assert train.max_steps is not None
     return train.max_steps
+
+
+def _ignored(spec: RunSpec) -> Iterator[str]:
+    """Settings that have no effect in this search."""
+    assert spec.tune is not None
+    if tunes_compression(spec):
+        given = [name for name in ("patience", "eval_every_steps") if getattr(spec.tune, name) is not None]
+        given += ["scheduler"] if spec.tune.scheduler == "asha" else []
+        if given:
+            names = " and ".join(f"tune.{name}" for name in given)
+            yield f"{names} cannot act: a search over compress.* has one report a trial, after compression"
 
 
 def _first_message(job: SearchJob) -> str:

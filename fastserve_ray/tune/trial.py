@@ -125,7 +125,13 @@ def _report_compressed(changed: RunSpec, train: TrainSpec, job: SearchJob, resul
 
     from fastserve_ray.tune.compressed import compressed_metrics
 
-    metrics = compressed_metrics(result.model, changed.compress, changed.model.task, dataset, train.micro_batch_size)
+    metrics = compressed_metrics(
+        result.model,
+        changed.compress,
+        task=changed.model.task,
+        dataset=dataset,
+        batch_size=train.micro_batch_size,
+    )
     _refuse_no_number(metrics[job.objective.metric], result.num_steps, job)
     tune.report({**result.metrics, **metrics, "step": result.num_steps})
 

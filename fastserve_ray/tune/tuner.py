@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 _ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -64,12 +66,17 @@ def make_tuner(job: SearchJob, storage: Storage, watcher: SearchWatcher) -> Any:
 
 
 @contextmanager
-def tune_environment() -> Iterator[None]:
-    """Settings that Ray Tune reads from the environment only; those that are set already stay."""
+def quiet_tune() -> Iterator[None]:
+    """Ray Tune without its tables, log files and signal handler, which it takes from the environment only; settings
+    that are there already stay. What matters in its log becomes an event or an error of ours."""
     added = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
     os.environ.update(added)
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
+        logger.setLevel(level)
         for name in added:
             os.environ.pop(name, None)

@@ -62,14 +62,11 @@ class SearchWatcher(Callback):
         self._events = events
         self._num_steps = num_steps
         self._running: dict[str, _Running] = {}
-        self._num_started = 0
         self.records: list[TrialRecord] = []
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial that starts again, on another actor, keeps its number."""
-        known = self._running.get(trial.trial_id)
-        name = known.name if known is not None else f"trial-{self._num_started:03d}"
-        self._num_started += known is None
+        """``trials`` are in the order in which the searcher drew them; they need not start in it."""
+        name = f"trial-{[drawn.trial_id for drawn in trials].index(trial.trial_id):03d}"
         parameters = dict(trial.config)
         board = TrialBoard(self._storage, f"{TENSORBOARD}/{self._job.identity}/{name}", parameters)
         self._running[trial.trial_id] = _Running(name, parameters, board)

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import pickle
+import signal
+import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fastserve_ray.artifacts.manifest import artifact_id
 from fastserve_ray.artifacts.registry import Registry
 from fastserve_ray.data.prepare import prepare_dataset
 from fastserve_ray.errors import PlacementError, TuneError
 from fastserve_ray.events.log import EventReader
 from fastserve_ray.spec.load import spec_from_dict, with_overrides
 from fastserve_ray.storage.filesystem import Storage
+from fastserve_ray.tune.records import TrialStore
 from fastserve_ray.tune.search import search_on_ray
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from fastserve_ray.artifacts.manifest import Manifest
@@ -59,7 +66,13 @@ def base_spec(corpus: Path, storage_uri: str) -> RunSpec:
             "model": {"config": CONFIG, "tokenizer": {"vocab_size": 300}},
             "data": {"train": {"path": str(corpus)}, "max_length": 16},
             "train": {"batch_size": 8, "max_steps": 8},
-            "tune": {"num_samples": 3, "max_steps": 8, "eval_every_steps": 2, "parameters": LEARNING_RATE},
+            "tune": {
+                "num_samples": 3,
+                "max_steps": 8,
+                "eval_every_steps": 2,
+                "max_concurrent_trials": 2,
+                "parameters": LEARNING_RATE,
+            },
         }
     )
 
@@ -75,6 +88,18 @@ def dataset(base_spec: RunSpec, storage_uri: str, tmp_path_factory: pytest.TempP
     return manifest.id
 
 
+VICTIM = """
+import pickle, sys, ray
+from fastserve_ray.tune.search import search_on_ray
+ray.init(address=sys.argv[1], namespace="victim", log_to_driver=False)
+search_on_ray(**pickle.load(open(sys.argv[2], "rb")))
+"""
+
+
+def digest_of(run_id: str) -> str:
+    return hashlib.sha256(run_id.encode()).hexdigest()
+
+
 class Search:
     """Runs searches that differ in their ``tune`` keys."""
 
@@ -88,7 +113,7 @@ class Search:
         return search_on_ray(
             spec,
             dataset=self.dataset,
-            digest=hashlib.sha256(run_id.encode()).hexdigest(),
+            digest=digest_of(run_id),
             parents={"data": self.dataset},
             storage_uri=self.storage.uri,
             run_id=run_id,
@@ -110,7 +135,7 @@ def search(ray_cluster: str, base_spec: RunSpec, dataset: str, storage_uri: str)
 
 @pytest.fixture(scope="module")
 def random_asha(search: Search) -> Manifest:
-    return search("random-asha", tune__num_samples=4)
+    return search("random-asha", tune__num_samples=4, tune__max_concurrent_trials=2)
 
 
 def test_random_search_with_asha_finds_the_best_trial(search: Search, random_asha: Manifest) -> None:
@@ -156,7 +181,7 @@ def test_events_tell_of_each_trial_and_of_the_best(search: Search, random_asha: 
 
 def test_a_published_search_is_not_run_again(search: Search, random_asha: Manifest) -> None:
     num_events = len(search.events("random-asha"))
-    assert search("random-asha", tune__num_samples=4) == random_asha
+    assert search("random-asha", tune__num_samples=4, tune__max_concurrent_trials=2) == random_asha
     assert len(search.events("random-asha")) == num_events
     assert not search.storage.exists(f"checkpoints/{random_asha.id}")
 
@@ -188,15 +213,17 @@ def test_optuna_maximizes_accuracy(search: Search) -> None:
 
 
 def test_a_trial_that_diverges_is_the_worst_and_the_search_goes_on(search: Search) -> None:
-    rates = {"train.learning_rate": {"space": "grid_search", "values": [1e30, 0.01]}}
+    """By a loss that is no number, which the loop finds; and by an exception out of torch."""
+    rates = {"train.learning_rate": {"space": "grid_search", "values": [1e30, 3e38, 0.01]}}
     manifest = search(
-        "diverges", tune__search_alg="grid", tune__num_samples=1, tune__parameters=rates, train__max_grad_norm=0
+        "diverges", tune__search_alg="grid", tune__num_samples=1, tune__parameters=rates, train__weight_decay=1.0
     )
-    first, second = search.trials(manifest)
-    assert first["status"] == "failed"
-    assert "nan" in first["error"].lower() or "inf" in first["error"].lower()
-    assert manifest.info["best"] == {"train.learning_rate": 0.01} == second["parameters"]
-    assert manifest.info["num_failed"] == 1
+    no_number, overflow, good = search.trials(manifest)
+    assert [no_number["status"], overflow["status"], good["status"]] == ["failed", "failed", "finished"]
+    assert "the loss became nan" in no_number["error"]
+    assert "overflow" in overflow["error"]
+    assert manifest.info["best"] == {"train.learning_rate": 0.01} == good["parameters"]
+    assert manifest.info["num_failed"] == 2
 
 
 def test_when_all_trials_fail_the_error_names_the_causes(search: Search) -> None:
@@ -222,22 +249,39 @@ def test_patience_ends_a_trial(search: Search) -> None:
     assert trial["steps"] == 6
 
 
-def test_trials_of_an_earlier_try_are_not_run_again(search: Search) -> None:
-    """The parameters of a seeded search come again; what is on record for them is taken as it is."""
-    from fastserve_ray.artifacts.manifest import artifact_id
-    from fastserve_ray.tune.records import Report, TrialRecord, TrialStore
+@pytest.mark.slow
+def test_a_search_that_is_killed_goes_on_with_the_trials_that_are_left(
+    search: Search, random_asha: Manifest, ray_cluster: str, tmp_path: Path
+) -> None:
+    """The parameters of a seeded search come again; trials on record are taken as they are."""
+    spec = with_overrides(search.spec, {"tune.scheduler": "none", "tune.max_concurrent_trials": 1})
+    arguments = {"spec": spec, "dataset": search.dataset, "storage_uri": search.storage.uri, "run_id": "killed"}
+    arguments |= {"digest": digest_of("killed"), "parents": {}}
+    (tmp_path / "arguments").write_bytes(pickle.dumps(arguments))
+    victim = subprocess.Popen([sys.executable, "-c", VICTIM, ray_cluster, str(tmp_path / "arguments")])
+    store = TrialStore(search.storage, f"checkpoints/{artifact_id('tune', digest_of('killed'))}")
+    try:
+        wait_for(lambda: bool(store.load()), victim)
+    finally:
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
+    kept = {record.trial: record for record in store.load().values()}
+    assert 0 < len(kept) < 3
+    trials = search.trials(search_on_ray(**arguments))  # type: ignore[arg-type]
+    drawn = [trial["parameters"] for trial in search.trials(random_asha)]
+    assert [trial["parameters"] for trial in trials] == drawn[:3]
+    assert all(trial["steps"] == 8 for trial in trials)
+    for trial in trials:
+        if trial["trial"] in kept:
+            assert trial["seconds"] == kept[trial["trial"]].seconds
 
-    first = search.trials(search("seeded", tune__scheduler="none"))
-    digest = hashlib.sha256(b"resumed").hexdigest()
-    store = TrialStore(search.storage, f"checkpoints/{artifact_id('tune', digest)}")
-    known = TrialRecord.model_validate(first[1])
-    store.save(known.model_copy(update={"seconds": 12345.0, "reports": (Report(step=8, metrics=known.metrics),)}))
-    again = search.trials(search("resumed", tune__scheduler="none"))
-    assert [trial["parameters"] for trial in again] == [trial["parameters"] for trial in first]
-    assert again[1]["seconds"] == 12345.0
-    assert [len(trial["reports"]) for trial in again] == [4, 1, 4]
-    for old, new in zip(first, again, strict=True):
-        assert math.isclose(old["metrics"]["eval_loss"], new["metrics"]["eval_loss"])
+
+def wait_for(condition: Callable[[], bool], victim: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert victim.poll() is None, "the victim ended by itself"
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_trial_that_fits_nowhere_is_refused_at_once(search: Search) -> None:
@@ -245,9 +289,34 @@ def test_a_trial_that_fits_nowhere_is_refused_at_once(search: Search) -> None:
         search("too-large", train__resources_per_worker={"CPU": 99})
 
 
+def test_compression_is_tuned_by_quality_after_it(search: Search) -> None:
+    sparsity = {"compress.0.sparsity": {"space": "grid_search", "values": [0.99, 0.1]}}
+    manifest = search(
+        "compression",
+        compress=[{"kind": "prune", "sparsity": 0.5}, {"kind": "quantize"}],
+        tune__search_alg="grid",
+        tune__num_samples=1,
+        tune__parameters=sparsity,
+    )
+    strong, weak = search.trials(manifest)
+    assert len(strong["reports"]) == len(weak["reports"]) == 1
+    assert weak["metrics"]["train_loss"] == strong["metrics"]["train_loss"]
+    assert weak["metrics"]["eval_loss"] != strong["metrics"]["eval_loss"]
+    best = min((strong, weak), key=lambda trial: float(trial["metrics"]["eval_loss"]))
+    assert manifest.info["best"] == best["parameters"]
+    assert any(event.kind == "warning" for event in search.events("compression"))
+
+
 @pytest.mark.slow
 def test_trials_with_workers_of_their_own(search: Search) -> None:
-    manifest = search("workers", tune__workers_per_trial=2, tune__num_samples=2, tune__eval_every_steps=4)
+    manifest = search(
+        "workers",
+        tune__workers_per_trial=2,
+        tune__num_samples=2,
+        tune__eval_every_steps=4,
+        tune__scheduler="none",
+    )
     trials = search.trials(manifest)
-    assert all(trial["status"] != "failed" for trial in trials), trials
-    assert any(trial["steps"] == 8 for trial in trials)
+    assert [trial["status"] for trial in trials] == ["finished", "finished"]
+    assert [[report["step"] for report in trial["reports"]] for trial in trials] == [[4, 8], [4, 8]]
+    assert not [name for name in search.storage.list_folders("checkpoints") if name.startswith(manifest.id)]
