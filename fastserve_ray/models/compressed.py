@@ -1,8 +1,9 @@
 """The folder of a model with int8 layers.
 
 A Hugging Face folder (config, tokenizer, ``model.safetensors`` with int8 weights and scales) with one file more:
-``compression.json`` names the scheme and the layers. Its config.json carries a quantization method that transformers
-does not know, so that ``AutoModel.from_pretrained`` refuses the folder instead of reading int8 weights as floats.
+``compression.json`` names the scheme and the layers. Its config.json carries a ``quantization_config`` without a
+method: transformers 5.23 refuses that with an error, where for a method that it does not know it only warns, and reads
+the int8 weights as floats.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS_FILE = "model.safetensors"
-QUANTIZATION_METHOD = "fastserve-int8"
+REFUSED_BY_TRANSFORMERS = {"format": "fastserve-int8", "load_with": "fastserve_ray.load_model"}
 
 
 class CompressionInfo(BaseModel):
@@ -67,30 +68,34 @@ def save_compressed(model: Any, tokenizer: Any, folder: Path, *, scheme: str) ->
             model.generation_config.save_pretrained(folder)
     config = read_config(folder)
     config["architectures"] = [type(model).__name__]
-    config["quantization_config"] = {"quant_method": QUANTIZATION_METHOD}
+    config["quantization_config"] = REFUSED_BY_TRANSFORMERS
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / COMPRESSION_FILE).write_text(info.model_dump_json(indent=2) + "\n")
 
 
-def load_compressed(folder: str | Path, task: str) -> LoadedModel:
+def load_compressed(folder: str | Path, task: str, *, dtype: str = "auto") -> LoadedModel:
     """Build the model without initialising it, put int8 layers in place, and fill everything from the file.
+
+    Args:
+        dtype: type of what is not int8; "auto" keeps the type it is stored in.
 
     Raises:
         ModelError: the folder is damaged, or made for another task.
     """
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     place = Path(folder)
     info = _read_info(place)
-    model = _empty_model(place, task, getattr(torch, info.dtype))
+    model = _empty_model(place, task, getattr(torch, info.dtype if dtype == "auto" else dtype))
     _place_layers(model, info)
     try:
         tensors = load_file(place / WEIGHTS_FILE)
         tensors |= {name: tensors[shared] for name, shared in info.tied.items()}
         model.load_state_dict(tensors)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, SafetensorError) as error:
         raise _damaged(place, error) from error
     return LoadedModel(model.eval(), load_tokenizer(place), task)
 

@@ -1,7 +1,7 @@
 """The two int8 matrix products and where they are safe to use; measured in docs/adr/0003-int8-kernels.md.
 
-Each has a fast kernel and a plain path that needs no int8 instructions. With the fast kernels of the CPU, and with int8 on both
-sides always, the result of a row does not depend on the other rows of the step.
+Each has a fast kernel and a plain path that needs no int8 instructions. With the fast kernels of the CPU, and with int8
+on both sides always, the result of a row does not depend on the other rows of the step.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def _has_exact_kernel(left: torch.Tensor, right: torch.Tensor) -> bool:
     if left.device.type == "cpu":
         return _cpu_kernel_is_exact()
     # the kernel of CUDA takes more than 16 rows, and widths that are multiples of 8
-    return left.device.type == "cuda" and left.shape[0] > 16 and left.shape[1] % 8 == 0 and right.shape[0] % 8 == 0
+    widths = (left.shape[1], right.shape[0])
+    return bool(left.device.type == "cuda" and left.shape[0] > 16 and all(width % 8 == 0 for width in widths))
 
 
 @cache
@@ -70,10 +71,10 @@ def _cpu_kernel_is_exact() -> bool:
     width = 64
     largest = torch.full((32, width), INT8_MAX, dtype=torch.int8)
     products = [torch._int_mm(largest[:rows], largest.t()) for rows in (1, len(largest))]
-    return all(product.unique().tolist() == [width * INT8_MAX**2] for product in products)
+    return all(bool(product.eq(width * INT8_MAX**2).all()) for product in products)
 
 
 @cache
 def _has_packed_kernel() -> bool:
     """Elsewhere torch runs a scalar loop."""
-    return torch.backends.cpu.get_cpu_capability() in {"AVX2", "AVX512"}
+    return str(torch.backends.cpu.get_cpu_capability()) in {"AVX2", "AVX512"}

@@ -89,16 +89,16 @@ def load_pretrained(
     Raises:
         ModelError: not found, not readable, or not made for the task.
     """
+    if dtype not in DTYPES:
+        raise ModelError("unknown number format", value=dtype, allowed=", ".join(DTYPES), key="dtype")
     if (Path(reference) / COMPRESSION_FILE).exists():
         from fastserve_ray.models.compressed import load_compressed
 
-        return load_compressed(Path(reference), task)
+        return load_compressed(Path(reference), task, dtype=dtype)
     import torch
     import transformers
     from safetensors import SafetensorError
 
-    if dtype not in DTYPES:
-        raise ModelError("unknown number format", value=dtype, allowed=", ".join(DTYPES), key="dtype")
     tokenizer = load_tokenizer(reference, revision=revision, trust_remote_code=trust_remote_code)
     auto_class = getattr(transformers, load_task(task).auto_class)
     labels = label_settings(num_labels, label_names)

@@ -87,21 +87,24 @@ def replay(
     plain = load_pretrained(folder, task, dtype=engine_spec.dtype)
     if task == "text-classification":
         return _replay_classifier(folder, parent, plain, [str(row["text"]) for row in rows], engine_spec)
-    prompts = [_prompt(row) for row in rows]
-    answers = _generate(folder, prompts, num_tokens, engine_spec)
-    checks = [_compare(plain, *pair, num_tokens) for pair in zip(prompts, answers, strict=True)]
-    expected = answers if parent is None else _generate(parent, prompts, num_tokens, engine_spec)
+    engine = cast("GenerateEngine", open_engine(folder, task, engine_spec))
+    prompts = [_prompt(row, engine.max_model_len) for row in rows]
+    answers = _generate(engine, prompts, num_tokens)
+    wanted = [min(num_tokens, engine.max_model_len - len(prompt)) for prompt in prompts]
+    checks = [_compare(plain, *case) for case in zip(prompts, answers, wanted, strict=True)]
+    expected = answers
+    if parent is not None:
+        expected = _generate(cast("GenerateEngine", open_engine(parent, task, engine_spec)), prompts, num_tokens)
     return _golden(checks, _share_of_equal_tokens(answers, expected), _tolerance(plain.model))
 
 
-def _prompt(row: Row) -> Tokens:
-    """The first half of a row's tokens."""
+def _prompt(row: Row, max_model_len: int) -> Tokens:
+    """The first half of a row's tokens, and no more than half of what the engine takes."""
     tokens = [int(token) for token in row["input_ids"]]
-    return tuple(tokens[: max(1, len(tokens) // 2)])
+    return tuple(tokens[: max(1, min(len(tokens), max_model_len) // 2)])
 
 
-def _generate(folder: Path, prompts: Sequence[Tokens], num_tokens: int, spec: EngineSpec) -> list[Tokens]:
-    engine = cast("GenerateEngine", open_engine(folder, "text-generation", spec))
+def _generate(engine: GenerateEngine, prompts: Sequence[Tokens], num_tokens: int) -> list[Tokens]:
     sampling = SamplingParams(max_tokens=num_tokens, temperature=0.0)
     requests = [GenerateRequest(f"golden-{i}", prompt, sampling) for i, prompt in enumerate(prompts)]
     return [completion.token_ids for completion in generate_all(engine, requests)]
@@ -142,7 +145,7 @@ def _replay_classifier(
 ) -> Golden:
     engine = cast("BatchEngine", open_engine(folder, "text-classification", spec))
     predictions = engine.predict(texts)
-    expected = [_scores(plain, text) for text in texts]
+    expected = [_scores(plain, text, engine.count_tokens(text)) for text in texts]
     tolerance = _tolerance(plain.model)
     checks = []
     for prediction, scores in zip(predictions, expected, strict=True):
@@ -156,17 +159,13 @@ def _replay_classifier(
     return _golden(checks, agreed / len(texts), tolerance)
 
 
-def _scores(plain: LoadedModel, text: str) -> list[float]:
-    """Probabilities of one text on its own."""
-    encoded = plain.tokenizer(text, return_tensors="pt", truncation=True, max_length=_limit(plain.model))
+def _scores(plain: LoadedModel, text: str, num_tokens: int) -> list[float]:
+    """Probabilities of one text on its own, cut where the engine cuts it."""
+    encoded = plain.tokenizer(text, return_tensors="pt", truncation=True, max_length=num_tokens)
     with torch.inference_mode():
         logits = plain.model(input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]).logits
     probabilities: list[float] = logits[0].float().softmax(-1).tolist()
     return probabilities
-
-
-def _limit(model: Any) -> int:
-    return int(getattr(model.config, "max_position_embeddings", None) or 512)
 
 
 def _tolerance(model: torch.nn.Module) -> float:
