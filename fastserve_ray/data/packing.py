@@ -35,7 +35,7 @@ def blocks(tokens: NDArray[np.int32], max_length: int) -> pa.LargeListArray:
     rest = len(tokens) % max_length
     end = len(tokens) - (rest if rest < MIN_TAIL else 0)
     starts: NDArray[np.int64] = np.arange(0, end, max_length, dtype=np.int64)
-    offsets = np.append(starts, end)
+    offsets: NDArray[np.int64] = np.append(starts, end)
     return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(tokens[:end]))
 
 

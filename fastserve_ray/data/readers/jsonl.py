@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fastserve_ray.data.files import SourceFile
 
-_KINDS = {str: "text", bool: "boolean", int: "integer", float: "number", list: "list", dict: "object"}
+_KINDS = {str: "text", bool: "a boolean", int: "an integer", float: "a number", list: "a list", dict: "an object"}
 
 
 def read(file: SourceFile, columns: Sequence[str], max_rows: int | None, key: str) -> FileRows:
@@ -55,7 +55,7 @@ def _parse(line: bytes, number: int, problems: list[str]) -> dict[str, Any] | No
         problems.append(f"line {number} is not JSON ({error})")
         return None
     if not isinstance(row, dict):
-        problems.append(f"line {number} is a {_KINDS.get(type(row), 'null')}, not an object")
+        problems.append(f"line {number} is {_KINDS.get(type(row), 'null')}, not an object")
         return None
     return row
 
@@ -67,7 +67,7 @@ def _array(values: list[Any], column: str, file: SourceFile, numbers: Sequence[i
         if value is not None and type(value) is not kind:
             raise DataError(
                 f"column {column!r} of {file.uri} mixes types",
-                value=f"line {number}: {value!r:.60} is a {_KINDS[type(value)]}",
+                value=f"line {number}: {value!r:.60} is {_KINDS[type(value)]}",
                 allowed=f"{_KINDS[kind]}, as in the lines before",
                 key="data.columns",
             )
