@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from fastserve_ray.errors import DataError
-from fastserve_ray.plan.inputs import InputFile, is_uri, list_input
+from fastserve_ray.plan.inputs import is_uri, list_input
 from fastserve_ray.storage.causes import explain, without_secrets
 
 if TYPE_CHECKING:
@@ -85,14 +85,15 @@ def find_files(source: FilesSource, key: str) -> list[SourceFile]:
     except DataError as error:
         error.key = f"{key}.path"
         raise
+    uris = [_with_options(file.uri, source.path) for file in listed]
     if source.format is not None:
-        matching = [file for file in listed if format_of(file.uri) == source.format]
-        return [SourceFile(file.uri, source.format) for file in matching or listed]
-    formats = {file.uri: format_of(file.uri) for file in listed}
+        matching = [uri for uri in uris if format_of(uri) == source.format]
+        return [SourceFile(uri, source.format) for uri in matching or uris]
+    formats = {uri: format_of(uri) for uri in uris}
     known = sorted({name for name in formats.values() if name is not None})
     if len(known) != 1:
-        raise _unclear_format(source.path, known, listed, key)
-    return [SourceFile(file.uri, known[0]) for file in listed if formats[file.uri]]
+        raise _unclear_format(source.path, known, uris, key)
+    return [SourceFile(uri, known[0]) for uri in uris if formats[uri]]
 
 
 def format_of(uri: str) -> str | None:
@@ -101,8 +102,14 @@ def format_of(uri: str) -> str | None:
     return ENDINGS.get("." + path.rpartition(".")[2].lower())
 
 
-def _unclear_format(path: str, known: list[str], listed: list[InputFile], key: str) -> DataError:
-    found = ", ".join(known) if known else ", ".join(file.uri for file in listed[:3])
+def _with_options(uri: str, path: str) -> str:
+    """What follows ``?`` in a URI (``endpoint_override``) holds for every file below it."""
+    options = path.partition("?")[2] if is_uri(uri) else ""
+    return f"{uri}?{options}" if options else uri
+
+
+def _unclear_format(path: str, known: list[str], uris: list[str], key: str) -> DataError:
+    found = ", ".join(known) if known else ", ".join(uris[:3])
     return DataError(
         "the files are of several formats" if known else "no file's ending says its format",
         value=f"{path}: {found}",

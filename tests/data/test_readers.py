@@ -13,6 +13,7 @@ import pytest
 from fastserve_ray.data.sources import RawRows, read_rows
 from fastserve_ray.errors import DataError
 from fastserve_ray.spec import Columns, FilesSource
+from fastserve_ray.storage.filesystem import Storage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -232,3 +233,16 @@ def test_text_that_is_not_utf8_names_the_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 row cannot be used") as caught:
         read(path, with_labels=False)
     assert "line 3 is not UTF-8" in str(caught.value)
+
+
+def test_a_bucket_is_read_like_a_folder(s3_uri: str, tmp_path: Path) -> None:
+    storage = Storage.open(s3_uri)
+    storage.upload(write_jsonl(tmp_path / "a.jsonl"), "rows/a.jsonl")
+    storage.upload(write_parquet(tmp_path / "a.parquet"), "a.parquet")
+    place, _, options = s3_uri.partition("?")
+    assert read(f"{place}/rows?{options}").texts.to_pylist() == TEXTS
+    assert read(f"{place}/rows/*.jsonl?{options}").texts.to_pylist() == TEXTS
+    assert read(f"{place}/a.parquet?{options}").texts.to_pylist() == TEXTS
+    with pytest.raises(DataError) as caught:
+        read(f"{place}/absent.csv?{options}")
+    assert caught.value.key == "data.train.path"
