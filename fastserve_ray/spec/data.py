@@ -18,7 +18,8 @@ class FilesSource(Section):
     path: str
     """A file, a folder or a glob; a local path is relative to the working directory."""
     format: FileFormat | None = None
-    """Read from the file ending when left out."""
+    """Read from the file ending when left out. In plain text blank lines separate documents; a file without any has
+    one document on each line."""
     max_rows: PositiveInt | None = None
     """Take only the first rows, for a quick try."""
 

@@ -77,5 +77,6 @@ class TuneSpec(Section):
     max_concurrent_trials: PositiveInt | None = None
     """Default: as many as the cluster has room for."""
     parameters: Annotated[dict[str, SearchSpace], Field(min_length=1)]
-    """Search spaces by dotted path of this file, for example ``train.learning_rate`` or ``compress.0.sparsity``."""
+    """Search spaces by dotted path of this file, for example ``train.learning_rate`` or ``compress.0.sparsity``. With
+    a ``compress.`` path each trial reports once, at its end, after compression."""
     seed: Annotated[int, Field(ge=0)] = 0

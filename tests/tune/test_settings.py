@@ -69,6 +69,12 @@ def test_searches_over_compression_are_known() -> None:
     assert tunes_compression(make_spec(parameters=sparsity))
 
 
+def test_a_search_over_compression_has_one_worker_a_trial() -> None:
+    sparsity = {"compress.0.sparsity": {"space": "uniform", "lower": 0.1, "upper": 0.9}}
+    with pytest.raises(SpecError, match="in the trial's own process"):
+        make_spec(parameters=sparsity, workers_per_trial=2)
+
+
 @pytest.mark.parametrize(
     ("present", "workers", "room"), [({"CPU": 8.0}, 2, 3), ({"CPU": 1.0}, 2, 1), ({"CPU": 16.8, "GPU": 1.0}, 2, 8)]
 )

@@ -24,6 +24,7 @@ def check_tune(spec: RunSpec) -> Iterator[Finding]:
     yield from _bounds(spec.tune)
     yield from _searcher(spec.tune)
     yield from _batch(spec, spec.tune)
+    yield from _compressed(spec.tune)
     every, steps = spec.tune.eval_every_steps, spec.tune.max_steps
     if every is not None and steps is not None and every > steps:
         yield Finding(
@@ -72,6 +73,19 @@ def _searcher(tune: TuneSpec) -> Iterator[Finding]:
             yield Finding(
                 path, f"search_alg: {tune.search_alg} draws values at random", space.space, allowed, uses=uses
             )
+
+
+def _compressed(tune: TuneSpec) -> Iterator[Finding]:
+    """A trial of several workers ends with its model spread over them."""
+    name = next((name for name in tune.parameters if name.startswith("compress.")), None)
+    if name is not None and tune.workers_per_trial > 1:
+        yield Finding(
+            ("tune", "workers_per_trial"),
+            "a search over compress.* compresses the model in the trial's own process",
+            str(tune.workers_per_trial),
+            "1",
+            uses=(("tune", "parameters", name),),
+        )
 
 
 def _batch(spec: RunSpec, tune: TuneSpec) -> Iterator[Finding]:
