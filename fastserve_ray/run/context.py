@@ -31,7 +31,7 @@ _WORK = ".work"
 
 @dataclass(frozen=True)
 class StageContext:
-    """One stage of one run. Picklable: a copy in another process writes its events to a file of its own."""
+    """One stage of one run. Picklable."""
 
     spec: RunSpec
     """With the tuned parameters, for the stages after ``tune``."""

@@ -6,14 +6,20 @@ apart from the driver, which imports neither.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import TYPE_CHECKING
 
+from fastserve_ray.events.log import EventWriter
+from fastserve_ray.events.progress import EventProgress
 from fastserve_ray.lazy import resolve
 
 if TYPE_CHECKING:
     from fastserve_ray.artifacts.manifest import Manifest
     from fastserve_ray.run.context import StageContext
+
+SOURCE = "worker"
+"""Of the events."""
 
 
 class StageWorker:
@@ -31,9 +37,8 @@ class StageWorker:
 
     def run(self, work: str, context: StageContext) -> Manifest:
         """Call ``"module:function"`` with the context; its events are in storage when this returns."""
-        try:
-            function = resolve(work, what="stage", key="")
-            manifest: Manifest = function(context)
+        function = resolve(work, what="stage", key="")
+        with EventWriter(context.storage.uri, context.run_id, SOURCE) as events:
+            progress = EventProgress(events, context.stage.name)
+            manifest: Manifest = function(dataclasses.replace(context, events=events, progress=progress))
             return manifest
-        finally:
-            context.events.close()

@@ -123,9 +123,7 @@ def test_a_silent_stage_shows_that_it_lives() -> None:
 
 def test_trials_and_warnings() -> None:
     plain = Plain()
-    trial = event(
-        1, "trial_finished", "tune", trial="trial-003", parameters={"train.lr": 0.001}, metrics={"eval_loss": 4.25}
-    )
+    trial = event(1, "trial_finished", "tune", trial="trial-003", parameters={"lr": 0.001}, metrics={"eval_loss": 4.25})
     assert plain.show(trial) == ["[tune] trial-003: eval_loss 4.25  (lr=0.001)"]
     assert plain.show(event(2, "warning", message="slow")) == ["[train] warning: slow"]
 

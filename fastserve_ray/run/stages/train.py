@@ -13,6 +13,7 @@ def run_stage(context: StageContext, runtime: Runtime) -> Manifest:
     """Publishes a model; goes on from the last checkpoint of an earlier try."""
     context.progress(step=0, total=None, message="starting Ray")
     runtime.start()
+    context.progress(step=0, total=None, message="starting the workers")
     from fastserve_ray.run.stages.base_model import spec_with_local_base
     from fastserve_ray.training.launch import train_on_ray
 
