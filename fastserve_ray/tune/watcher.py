@@ -65,12 +65,8 @@ class SearchWatcher(Callback):
         self.records: list[TrialRecord] = []
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """``trials`` are in the order in which the searcher drew them; they need not start in it."""
-        name = f"trial-{[drawn.trial_id for drawn in trials].index(trial.trial_id):03d}"
-        parameters = dict(trial.config)
-        board = TrialBoard(self._storage, f"{TENSORBOARD}/{self._job.identity}/{name}", parameters)
-        self._running[trial.trial_id] = _Running(name, parameters, board)
-        self._progress(f"{name} starts with {describe(parameters)}")
+        running = self._start(trials, trial)
+        self._progress(f"{running.name} starts with {describe(running.parameters)}")
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -90,11 +86,18 @@ class SearchWatcher(Callback):
         self._end(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Its process died, or raised something that is none of our errors."""
-        running = self._running.get(trial.trial_id)
-        if running is not None:
-            running.failure = _last_line(trial)
-            self._end(trial)
+        """Its process died, perhaps before it had started, or raised something that is none of our errors."""
+        running = self._running.get(trial.trial_id) or self._start(trials, trial)
+        running.failure = _last_line(trial)
+        self._end(trial)
+
+    def _start(self, trials: list[Trial], trial: Trial) -> _Running:
+        """``trials`` are in the order in which the searcher drew them; they need not start in it."""
+        name = f"trial-{[drawn.trial_id for drawn in trials].index(trial.trial_id):03d}"
+        parameters = dict(trial.config)
+        board = TrialBoard(self._storage, f"{TENSORBOARD}/{self._job.identity}/{name}", parameters)
+        self._running[trial.trial_id] = running = _Running(name, parameters, board)
+        return running
 
     def _end(self, trial: Trial) -> None:
         """A failed trial is not kept: its cause may be gone at the next try."""
