@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastserve_ray.compress.measure import count_weights, first_rows, interleaved_latencies, tensor_bytes
+from fastserve_ray.compress.measure import (
+    count_weights,
+    first_rows,
+    interleaved_latencies,
+    tensor_bytes,
+    zeros_by_layer,
+)
 from fastserve_ray.compress.report import CompressionReport, ModelFigures
 from fastserve_ray.compress.table import apply_step
 from fastserve_ray.errors import CompressionError
@@ -91,6 +97,7 @@ def _measure(
                 tensor_bytes=tensor_bytes(model),
                 num_weights=num_weights,
                 num_nonzero=num_nonzero,
+                zeros_by_layer=zeros_by_layer(model),
                 latency_ms=latencies[name],
                 metrics=metrics,
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from fastserve_ray.models.layers import linear_layers
 from fastserve_ray.models.quantized import Int8Linear
 
 if TYPE_CHECKING:
@@ -31,6 +32,18 @@ def count_weights(model: nn.Module) -> tuple[int, int]:
         if isinstance(module, Int8Linear):
             tensors |= {tensor.data_ptr(): tensor for tensor in (module.weight, module.bias) if tensor is not None}
     return sum(t.numel() for t in tensors.values()), sum(int((t != 0).sum()) for t in tensors.values())
+
+
+def zeros_by_layer(model: nn.Module) -> dict[str, float]:
+    """Zeros over all weights of each matrix that compression may touch."""
+    layers = dict(linear_layers(model)) | {
+        name: module for name, module in model.named_modules() if isinstance(module, Int8Linear)
+    }
+    weights = {
+        name: layer.get_buffer("weight") if isinstance(layer, Int8Linear) else layer.get_parameter("weight")
+        for name, layer in layers.items()
+    }
+    return {name: float((weight == 0).double().mean()) for name, weight in weights.items()}
 
 
 def interleaved_latencies(

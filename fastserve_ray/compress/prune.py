@@ -47,7 +47,12 @@ def prune_model(model: nn.Module, step: PruneStep) -> PruneResult:
         )
     weights = {name: layer.get_parameter("weight") for name, layer in linear_layers(model, step.exclude)}
     if not weights:
-        raise CompressionError("the model has no linear layer to prune", value=type(model).__name__)
+        raise CompressionError(
+            "the model has no linear layer in floating point to prune",
+            value=type(model).__name__,
+            key="compress",
+            hint="prune before quantize",
+        )
     with torch.no_grad():
         if step.threshold is not None:
             _prune_below(list(weights.values()), step.threshold)
@@ -56,7 +61,7 @@ def prune_model(model: nn.Module, step: PruneStep) -> PruneResult:
         else:
             for weight in weights.values():
                 _prune_smallest(weight, step.sparsity or 0.0)
-    return PruneResult({name: float((weight == 0).float().mean()) for name, weight in weights.items()})
+    return PruneResult({name: float((weight == 0).double().mean()) for name, weight in weights.items()})
 
 
 def _prune_below(weights: Sequence[torch.Tensor], threshold: float) -> None:

@@ -24,6 +24,8 @@ class ModelFigures(BaseModel):
     """Weights and scales in memory."""
     num_weights: int
     num_nonzero: int
+    zeros_by_layer: dict[str, float]
+    """Part of each matrix inside the model's blocks that is zero."""
     latency_ms: float
     """Median of a forward pass over ``CompressionReport.latency_batch``, all models in turn in one run."""
     metrics: dict[str, float]

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 32
 
+_LOST_QUALITY = (
+    "Compress less (a lower sparsity, scheme: int8-weight-only, exclude: [...]), or allow more at the verify key above."
+)
+_WRONG_ENGINE = "The engine computes this model wrongly: take another engine or dtype, and report it as a defect."
+
 
 def verify_model(
     folder: Path,
@@ -85,13 +90,16 @@ def require_passed(result: VerificationResult, report: str) -> None:
     keys = [f"verify.max_drop.{finding.metric}" for finding in failed]
     if result.golden.agreement < result.min_agreement:
         keys.append("verify.min_agreement")
+    advice = [_LOST_QUALITY] if keys else []
+    if not result.golden.is_faithful:
+        keys.append("serve.engine")
+        advice.append(_WRONG_ENGINE)
     raise VerificationError(
         "the model did not pass verification and is not served",
         value="; ".join(result.failures),
         allowed="; ".join(f"{finding.metric} at most {finding.allowed:g} worse" for finding in failed) or None,
-        key=", ".join(keys) or "serve.engine",
-        hint="compress less (a lower sparsity, scheme: int8-weight-only, exclude: [...]), or allow more at the key "
-        f"above. The report: {report}",
+        key=", ".join(keys),
+        hint=" ".join([*advice, f"The report: {report}"]),
     )
 
 
