@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
@@ -69,9 +70,10 @@ class Inference:
         self, model: ServedModel, call: GenerateCall, answers: Answers, *, include_usage: bool
     ) -> Response:
         """The status is sent with the first token, so that a refused request is an error and no broken stream."""
-        with self._metrics.first_token.labels(model.name).time():
-            frames = self.gateway.stream(model, call)
-            first = await anext(frames)
+        start = perf_counter()
+        frames = self.gateway.stream(model, call)
+        first = await anext(frames)
+        self._metrics.first_token.labels(model.name).observe(perf_counter() - start)
         events = self._events(model, first, frames, answers, include_usage)
         return StreamingResponse(events, media_type=sse.MEDIA_TYPE, headers=sse.HEADERS)
 

@@ -66,8 +66,9 @@ class ServedApp:
         try:
             while True:
                 time.sleep(WATCH_S)
-                if _status(self.name) == "DEPLOY_FAILED":
-                    raise ServeError("the application has failed", value=_cause(self.name), key="serve")
+                status, message = _state(self.name)
+                if status in (None, "DEPLOY_FAILED"):
+                    raise ServeError("the application has failed", hint=cause_of(message))
         except KeyboardInterrupt:
             return
 
@@ -122,7 +123,7 @@ def deploy(
             url, owns_serve = ensure_serve(spec)
             say("loading the model")
             _run(target)
-        _wait(name, url, spec)
+        _wait(name, url, spec, say)
     except BaseException:
         _clean_up(name, owns_serve=owns_serve, owns_ray=owns_ray)
         raise
@@ -149,37 +150,37 @@ def _run(target: ServeTarget) -> None:
         ) from error
 
 
-def _wait(name: str, url: str, spec: ServeSpec) -> None:
-    """Until the application's replicas are up and its address answers.
+def _wait(name: str, url: str, spec: ServeSpec, say: Callable[[str], None]) -> None:
+    """Until the application's replicas are up and its address answers; tells what Serve says of a slow start.
 
     Raises:
         ServeError: a replica failed, or the time is over.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     path = "/ready" if spec.autoscaling_config.min_replicas else "/health"
+    said = ""
     while True:
-        status = _status(name)
+        status, message = _state(name)
         if status in FAILED:
-            raise ServeError("the model cannot be served", value=None, hint=_cause(name))
+            raise ServeError("the model cannot be served", hint=cause_of(message))
         if status == "RUNNING" and is_ready(url + path):
             return
         if time.monotonic() > deadline:
-            raise ServeError(f"no replica was up after {START_TIMEOUT_S:g} s", value=_cause(name), key="serve")
+            raise ServeError(f"no replica was up after {START_TIMEOUT_S:g} s", value=cause_of(message), key="serve")
+        headline = message.partition("\n")[0]
+        if headline not in ("", said):
+            say(headline)
+            said = headline
         time.sleep(POLL_S)
 
 
-def _status(name: str) -> str | None:
-    """Serve's word for the application's state; None when there is no such application."""
-    found = serve.status().applications.get(name)
-    return None if found is None else str(found.status.value)
-
-
-def _cause(name: str) -> str:
+def _state(name: str) -> tuple[str | None, str]:
+    """Serve's word for the application's state, None when it is gone, and what it says of its deployments."""
     found = serve.status().applications.get(name)
     if found is None:
-        return "the application is gone"
+        return None, "the application is gone"
     messages = [deployment.message for deployment in found.deployments.values() if deployment.message]
-    return cause_of("\n".join(messages) or found.message)
+    return str(found.status.value), "\n".join(messages) or found.message
 
 
 def _clean_up(name: str, *, owns_serve: bool, owns_ray: bool) -> None:
@@ -190,7 +191,7 @@ def _clean_up(name: str, *, owns_serve: bool, owns_ray: bool) -> None:
         ray.shutdown()
     elif owns_serve:
         stop_serve()
-    elif _status(name) in (*FAILED, "DEPLOYING"):
+    elif _state(name)[0] in (*FAILED, "DEPLOYING"):
         serve.delete(name)
 
 

@@ -211,8 +211,8 @@ def test_errors_are_what_openais_client_expects(client: openai.OpenAI) -> None:
         complete(client, model="other")
     assert not_found.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as unknown:
-        complete(client, extra_body={"temprature": 1})
-    assert unknown.value.param == "temprature"
+        complete(client, extra_body={"temperatura": 1})
+    assert unknown.value.param == "temperatura"
     with pytest.raises(openai.BadRequestError) as too_long:
         complete(client, max_tokens=CONTEXT)
     assert too_long.value.code == "context_length_exceeded"

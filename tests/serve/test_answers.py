@@ -11,8 +11,8 @@ from fastserve_ray.serve.answers import Answers, ChatAnswers, CompletionAnswers,
 from fastserve_ray.serve.calls import Classified, Frame, Piece
 
 FRAMES = [
-    Frame((Piece(0, "Hel"), Piece(1, "")), 5, 2),
-    Frame((Piece(0, "lo\n", "stop"),), 5, 4),
+    Frame((Piece(0, "He"), Piece(1, "")), 5, 2),
+    Frame((Piece(0, "llo\n", "stop"),), 5, 4),
     Frame((Piece(1, "Bye", "length"),), 5, 7),
 ]
 
@@ -36,8 +36,8 @@ def test_chat_chunks_to_the_letter() -> None:
     chunks = streamed(ChatAnswers("chatcmpl-1", "m"))
     assert [choice["delta"] for choice in of_choice(chunks, 0)] == [
         {"role": "assistant", "content": ""},
-        {"content": "Hel"},
-        {"content": "lo\n"},
+        {"content": "He"},
+        {"content": "llo\n"},
         {},
     ]
     assert [choice["finish_reason"] for choice in of_choice(chunks, 0)] == [None, None, None, "stop"]
@@ -61,8 +61,8 @@ def test_with_usage_every_chunk_has_the_field_and_the_last_the_numbers() -> None
 def test_completion_chunks_leave_out_empty_text() -> None:
     chunks = streamed(CompletionAnswers("cmpl-1", "m"))
     assert [(choice["text"], choice["finish_reason"]) for choice in of_choice(chunks, 0)] == [
-        ("Hel", None),
-        ("lo\n", "stop"),
+        ("He", None),
+        ("llo\n", "stop"),
     ]
     assert [(choice["text"], choice["finish_reason"]) for choice in of_choice(chunks, 1)] == [("Bye", "length")]
     assert {chunk["object"] for chunk in chunks} == {"text_completion"}

@@ -112,8 +112,8 @@ def test_a_missing_field_is_named() -> None:
 
 
 def test_an_unknown_field_is_named_with_the_nearest_known_one() -> None:
-    failure = completion_refusal(temprature=1)
-    assert (failure.status, failure.param, failure.code) == (400, "temprature", "unknown_parameter")
+    failure = completion_refusal(temperatura=1)
+    assert (failure.status, failure.param, failure.code) == (400, "temperatura", "unknown_parameter")
     assert "did you mean 'temperature'" in failure.message
 
 
