@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
@@ -164,6 +165,7 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _last_line(trial: Trial) -> str:
-    error = trial.get_error()
-    lines = str(error).strip().splitlines() if error is not None else []
-    return lines[-1] if lines else "the trial's process died"
+    """Of the traceback that Ray Tune has just written on this machine; it reaches storage only later."""
+    file = Path(trial.error_file) if trial.error_file else None
+    lines = file.read_text().strip().splitlines() if file is not None and file.exists() else []
+    return lines[-1].strip() if lines else "the trial's process died"
