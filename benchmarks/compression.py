@@ -132,7 +132,7 @@ def measure(workload: Workload, *, rounds: int) -> list[dict[str, Figure]]:
         seconds = interleaved_medians(runs, rounds=rounds, warmup=2)
         exact = hidden(models["float32"], tokens)
         for name, model in models.items():
-            independent = is_independent(first_layer(model), config.hidden_size, shape[0] * shape[1])
+            independent = is_independent(first_layer(model), config.hidden_size, max(16, shape[0] * shape[1]))
             rows.append(
                 {
                     "input": f"{workload.name} {shape[0]}x{shape[1]}",
