@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 import shutil
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -18,12 +16,14 @@ from fastserve_ray.artifacts.manifest import FORMAT_VERSION, ArtifactKind, Manif
 from fastserve_ray.artifacts.publish import ARTIFACTS, manifest_path, publish_files
 from fastserve_ray.artifacts.records import list_runs
 from fastserve_ray.errors import ArtifactError
+from fastserve_ray.storage.cache import cache_root
 from fastserve_ray.storage.causes import storage_errors
 from fastserve_ray.storage.local import write_atomically
 from fastserve_ray.storage.lock import FileLock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from pydantic import JsonValue
 
@@ -201,10 +201,8 @@ class Registry:
 
 def _cache_folder(uri: str, manifest: Manifest) -> Path:
     """One folder for each storage and each content, so that a new publish under an old id is fetched anew."""
-    default = Path.home() / ".cache" / "fastserve_ray"
-    root = Path(os.environ.get("FASTSERVE_CACHE") or default).absolute()
     key = hashlib.sha256(f"{uri}\n{manifest.model_dump_json()}".encode()).hexdigest()[:16]
-    return root / "artifacts" / key / manifest.id
+    return cache_root() / "artifacts" / key / manifest.id
 
 
 def _refuse_damage(manifest: Manifest, found: list[str], where: str) -> None:

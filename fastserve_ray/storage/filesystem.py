@@ -157,7 +157,8 @@ class Storage:
             info = self.filesystem.get_file_info(self._full(path))
         if info.type == fs.FileType.Directory:
             for file in self.list_files(path):
-                self._download_file(file.path, target / file.path[len(path.strip("/")) + 1 :])
+                below = file.path.removeprefix(path.strip("/")).lstrip("/")
+                self._download_file(file.path, target / below)
         else:
             self._download_file(path, target)
 

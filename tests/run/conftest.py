@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.run import fakes
+from tests.s3_server import s3_server, s3_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+__all__ = ["executed", "s3_server", "s3_uri"]
 
 
 @pytest.fixture

@@ -224,3 +224,15 @@ def test_a_second_run_waits_for_the_first_and_finds_its_artifact(
     second.join(timeout=30)
     assert results[0].skipped == ["data"]
     assert executed() == []
+
+
+def test_a_run_on_an_object_store(
+    s3_uri: str, executed: Callable[[], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTSERVE_CACHE", str(tmp_path / "cache"))
+    spec = make_spec(s3_uri)
+    first = drive(spec)
+    assert events_of(spec, first.run_id)[-1].kind == "run_finished"
+    assert drive(spec).skipped == list(fakes.NAMES)
+    assert executed() == [*fakes.NAMES, "shut-down", "shut-down"]
+    assert Registry(Storage.open(s3_uri)).resolve("fake@train").id == first.artifacts["train"]
