@@ -35,7 +35,7 @@ class RunResult:
 
     run_id: str
     storage: str
-    """URI."""
+    """Path or URI, without credentials."""
     artifacts: dict[str, str] = field(default_factory=dict)
     """Published artifact ids by stage."""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Walk:
         self._events = events
         self._stages = stages
         self._runtime = runtime
-        self._result = RunResult(run_id, storage.uri)
+        self._result = RunResult(run_id, storage.where())
         self._manifests: dict[str, Manifest] = {}
 
     def run(self, *, wait: bool) -> RunResult:
