@@ -44,7 +44,7 @@ def test_what_does_not_fit_ends_with_2(spec_file: str, capsys: pytest.CaptureFix
 
 
 def test_an_unknown_last_stage_ends_with_2(spec_file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run", spec_file, "--until", "trian"]) == 2
+    assert main(["run", spec_file, "--until", "tranings"]) == 2
     assert "data, train, verify" in capsys.readouterr().err
 
 

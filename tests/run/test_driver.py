@@ -93,7 +93,7 @@ def test_until_stops_after_a_stage(tmp_path: Path, executed: Callable[[], list[s
 
 def test_until_an_unknown_stage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such stage"):
-        drive(make_spec(tmp_path / "root"), until="trian")
+        drive(make_spec(tmp_path / "root"), until="tranings")
     assert not (tmp_path / "root" / "runs").exists()
 
 
