@@ -69,7 +69,7 @@ class LiveRenderer:
         table = Table.grid(padding=(0, 1))
         for column in ("mark", "name", "bar"):
             table.add_column(column, no_wrap=True)
-        table.add_column("text", ratio=1)
+        table.add_column("text", ratio=1, no_wrap=True, overflow="ellipsis")
         for stage in list(self._view.stages.values()):
             table.add_row(*self._row(stage))
         return Group(table)
