@@ -48,10 +48,9 @@ def make_tuner(job: SearchJob, storage: Storage, watcher: SearchWatcher) -> Any:
         tune_config=tune.TuneConfig(
             metric=job.objective.metric,
             mode=job.objective.mode,
-            search_alg=make_searcher(job.spec.tune, list(job.finished.values())),
+            search_alg=make_searcher(job.spec.tune, list(job.finished.values()), max_concurrent(job.spec)),
             scheduler=make_scheduler(job.spec.tune, job.objective),
             num_samples=job.spec.tune.num_samples,
-            max_concurrent_trials=max_concurrent(job.spec),
             reuse_actors=job.spec.tune.workers_per_trial == 1,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),

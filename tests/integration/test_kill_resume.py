@@ -34,8 +34,8 @@ model:
            num_key_value_heads: 2, max_position_embeddings: 64, tie_word_embeddings: true}
   tokenizer: {kind: bpe, vocab_size: 512}
 data:
-  train: {kind: python-docs, max_rows: 60}
-  validation: {fraction: 0.1}
+  train: {kind: python-docs, max_rows: 400}
+  validation: {fraction: 0.3}
   max_length: 64
 train:
   max_steps: 24
@@ -57,8 +57,8 @@ compress:
   - {kind: quantize, scheme: int8-weight-only}
 verify:
   max_drop: {eval_loss: 1.0}
-  golden_inputs: 4
-  golden_tokens: 4
+  golden_inputs: 100
+  golden_tokens: 24
 """
 STAGES = ("data", "tune", "train", "compress", "verify")
 SECONDS = 240.0

@@ -123,6 +123,28 @@ def test_optuna_takes_up_finished_trials_first_and_draws_others_after() -> None:
     assert not set(values[2:]) & set(first)
 
 
+def test_optuna_has_so_many_trials_at_a_time() -> None:
+    searcher = make_searcher(tune_spec(), max_concurrent=1)
+    (rate,) = drawn(searcher, 1)
+    assert 0.0 <= rate <= 1.0
+    assert searcher.suggest("one") is not None
+    assert searcher.suggest("two") is None
+
+
+@pytest.mark.parametrize("kind", ["random", "grid"])
+def test_random_and_grid_search_have_so_many_trials_at_a_time(kind: str) -> None:
+    from ray import tune
+
+    tune.register_trainable("objective", lambda config: config)
+    generator = make_searcher(tune_spec(search_alg=kind), max_concurrent=1)
+    generator.add_configurations({"n": {"run": "objective", "config": {"x": tune.grid_search([1, 2, 3])}}})
+    first = generator.next_trial()
+    assert first is not None
+    assert generator.next_trial() is None
+    generator.on_trial_complete(first.trial_id)
+    assert generator.next_trial() is not None
+
+
 def test_schedulers_are_what_the_spec_names() -> None:
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
