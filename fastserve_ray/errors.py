@@ -159,5 +159,9 @@ class EngineError(FastServeError):
     """The inference engine cannot run this model or request."""
 
 
+class EngineFullError(EngineError):
+    """The engine has as many requests waiting as it may; the same request is welcome later."""
+
+
 class ServeError(FastServeError):
     """The serving application could not be deployed."""

@@ -30,26 +30,31 @@ class _Stream:
     def __init__(self, request: GenerateRequest, loop: asyncio.AbstractEventLoop) -> None:
         self.request = request
         self.loop = loop
-        self.num_completion_tokens = 0
-        """Delivered so far; written by the engine's thread."""
-        self._pending: GenerateDelta | BaseException | None = None
+        self.unfinished: dict[int, int] = dict.fromkeys(range(request.sampling.n), 0)
+        """By index, the tokens delivered so far of completions that go on; written by the engine's thread."""
+        self._error: BaseException | None = None
+        self._pending: dict[int, GenerateDelta] = {}
+        """By index, in order of arrival."""
         self._arrived = asyncio.Event()
 
     def put(self, item: GenerateDelta | BaseException) -> None:
-        """Keep ``item`` until it is read; deltas that wait are merged."""
-        if isinstance(self._pending, GenerateDelta) and isinstance(item, GenerateDelta):
-            item = merge_deltas(self._pending, item)
-        self._pending = item
+        """Keep ``item`` until it is read; deltas of one completion that wait are merged."""
+        if isinstance(item, BaseException):
+            self._error = item
+        elif item.index in self._pending:
+            self._pending[item.index] = merge_deltas(self._pending[item.index], item)
+        else:
+            self._pending[item.index] = item
         self._arrived.set()
 
     async def get(self) -> GenerateDelta:
         await self._arrived.wait()
-        self._arrived.clear()
-        item, self._pending = self._pending, None
-        assert item is not None, "the event is set when something is pending"
-        if isinstance(item, BaseException):
-            raise item
-        return item
+        if self._error is not None:
+            raise self._error
+        delta = self._pending.pop(next(iter(self._pending)))
+        if not self._pending:
+            self._arrived.clear()
+        return delta
 
 
 class AsyncEngine:
@@ -100,21 +105,21 @@ class AsyncEngine:
         return self._stats
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateDelta, None]:
-        """The request's deltas up to the one with a ``finish_reason``. Leaving early cancels the request.
+        """The request's deltas until each completion has a ``finish_reason``. Leaving early cancels the request.
 
         Raises:
             EngineError: the request is refused, or the engine is not started.
         """
         stream = _Stream(request, asyncio.get_running_loop())
         self._submit(stream)
-        finish_reason: FinishReason | None = None
+        num_unfinished = request.sampling.n
         try:
-            while finish_reason is None:
+            while num_unfinished:
                 delta = await stream.get()
-                finish_reason = delta.finish_reason
+                num_unfinished -= delta.finish_reason is not None
                 yield delta
         finally:
-            if finish_reason is None:
+            if num_unfinished:
                 self._leave(stream)
 
     def _submit(self, stream: _Stream) -> None:
@@ -180,9 +185,12 @@ class AsyncEngine:
         self._stats = self._engine.stats()
         self._deliver([(self._streams[delta.request_id], delta) for delta in deltas])
         for delta in deltas:
-            self._streams[delta.request_id].num_completion_tokens = delta.num_completion_tokens
+            unfinished = self._streams[delta.request_id].unfinished
+            unfinished[delta.index] = delta.num_completion_tokens
             if delta.finish_reason is not None:
-                del self._streams[delta.request_id]
+                del unfinished[delta.index]
+                if not unfinished:
+                    del self._streams[delta.request_id]
 
     def _end_all(self) -> None:
         """The thread ends: so do the requests, in the engine and for their coroutines."""
@@ -198,7 +206,13 @@ class AsyncEngine:
         self._finish_all("cancelled", None)
 
     def _finish_all(self, finish_reason: FinishReason, error: str | None) -> None:
-        self._deliver([(stream, _last_delta(stream, finish_reason, error)) for stream in self._streams.values()])
+        self._deliver(
+            [
+                (stream, _last_delta(stream, index, finish_reason, error))
+                for stream in self._streams.values()
+                for index in stream.unfinished
+            ]
+        )
         self._streams.clear()
 
     def _deliver(self, items: list[tuple[_Stream, GenerateDelta | BaseException]]) -> None:
@@ -218,20 +232,21 @@ def _put_all(items: Iterable[tuple[_Stream, GenerateDelta | BaseException]]) -> 
         stream.put(item)
 
 
-def _last_delta(stream: _Stream, finish_reason: FinishReason, error: str | None) -> GenerateDelta:
+def _last_delta(stream: _Stream, index: int, finish_reason: FinishReason, error: str | None) -> GenerateDelta:
     return GenerateDelta(
         request_id=stream.request.request_id,
         text="",
         token_ids=(),
         num_prompt_tokens=len(stream.request.prompt_token_ids),
-        num_completion_tokens=stream.num_completion_tokens,
+        num_completion_tokens=stream.unfinished[index],
         finish_reason=finish_reason,
         error=error,
+        index=index,
     )
 
 
 def merge_deltas(first: GenerateDelta, second: GenerateDelta) -> GenerateDelta:
-    """Two deltas of one request, one after the other, as one."""
+    """Two deltas of one completion, one after the other, as one."""
     return GenerateDelta(
         request_id=second.request_id,
         text=first.text + second.text,
@@ -240,4 +255,5 @@ def merge_deltas(first: GenerateDelta, second: GenerateDelta) -> GenerateDelta:
         num_completion_tokens=second.num_completion_tokens,
         finish_reason=second.finish_reason,
         error=second.error,
+        index=second.index,
     )

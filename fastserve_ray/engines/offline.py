@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Completion:
-    """All that one request produced."""
+    """All of one completion; a request with ``n`` has so many."""
 
     request_id: str
     text: str
@@ -23,10 +23,12 @@ class Completion:
     num_completion_tokens: int
     error: str | None = None
     """Why, when ``finish_reason`` is "error"."""
+    index: int = 0
+    """Which of the request's completions."""
 
 
 def generate_all(engine: GenerateEngine, requests: Sequence[GenerateRequest]) -> list[Completion]:
-    """Run ``requests`` together; the results come in their order.
+    """Run ``requests`` together; the results come in their order, the ``n`` of one request side by side.
 
     The calling thread steps the engine, so no other thread may own it at the same time. When a request is refused,
     those already queued are cancelled.
@@ -34,20 +36,20 @@ def generate_all(engine: GenerateEngine, requests: Sequence[GenerateRequest]) ->
     Raises:
         EngineError: a request cannot be accepted, or a step failed.
     """
-    deltas: dict[str, list[GenerateDelta]] = {}
+    deltas: dict[tuple[str, int], list[GenerateDelta]] = {}
     try:
         for request in requests:
             engine.add_request(request)
-            deltas[request.request_id] = []
+            deltas.update({(request.request_id, index): [] for index in range(request.sampling.n)})
         while engine.has_work():
             for delta in engine.step():
-                if delta.request_id in deltas:
-                    deltas[delta.request_id].append(delta)
+                if (delta.request_id, delta.index) in deltas:
+                    deltas[delta.request_id, delta.index].append(delta)
     except BaseException:
-        for request_id in deltas:
+        for request_id, _ in deltas:
             engine.cancel(request_id)
         raise
-    return [_completion(deltas[request.request_id]) for request in requests]
+    return [_completion(its) for its in deltas.values()]
 
 
 def _completion(deltas: Sequence[GenerateDelta]) -> Completion:
@@ -61,4 +63,5 @@ def _completion(deltas: Sequence[GenerateDelta]) -> Completion:
         num_prompt_tokens=last.num_prompt_tokens,
         num_completion_tokens=last.num_completion_tokens,
         error=last.error,
+        index=last.index,
     )

@@ -31,6 +31,10 @@ class SamplingParams:
     """Makes the draw reproducible, whatever else is in the batch."""
     stop: tuple[str, ...] = ()
     """Texts that end the completion; they are not part of it."""
+    n: int = 1
+    """Completions of the prompt; each draws its own tokens."""
+    min_tokens: int = 0
+    """Tokens before which neither an end-of-sequence token nor a stop text ends the completion."""
     ignore_eos: bool = False
     """Go on after the end-of-sequence token; for measurements."""
 
@@ -42,6 +46,12 @@ class GenerateRequest:
     request_id: str
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    priority: int = 0
+    """Requests with a larger one are served first, whatever the policy."""
+    share_key: str = ""
+    """Whose share of the engine it uses, for the policy "fair"; a user's or tenant's name."""
+    expected_tokens: int | None = None
+    """How long the completion will be, where the caller knows or predicts it, for the policy "srpt"."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +65,13 @@ class GenerateDelta:
     """New tokens."""
     num_prompt_tokens: int
     num_completion_tokens: int
-    """All tokens generated so far."""
+    """All tokens generated so far, of this completion."""
     finish_reason: FinishReason | None = None
-    """Set in the last delta of a request."""
+    """Set in the last delta of a completion."""
     error: str | None = None
     """Why, when ``finish_reason`` is "error"."""
+    index: int = 0
+    """Which of the request's ``n`` completions."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +79,28 @@ class EngineStats:
     """Gauges of an engine, read between steps."""
 
     num_running: int
+    """Completions that have begun; some may be waiting for their next turn."""
     num_waiting: int
+    """Completions that hold nothing in the KV cache."""
     num_outstanding_tokens: int
     """Prompt tokens not yet read and completion tokens still allowed, over all requests."""
     kv_tokens_used: int
     kv_tokens_total: int
     num_steps: int
     num_generated_tokens: int
+    num_swapped: int = 0
+    """Begun completions whose keys and values are in the host pool."""
+    num_preemptions: int = 0
+    """Times that a completion had to wait after it had run, since the start; so are those below."""
+    num_swapped_blocks: int = 0
+    """KV blocks moved to the host pool or back."""
+    num_dropped_tokens: int = 0
+    """Keys and values that were given up and read again."""
+    prefix_hit_tokens: int = 0
+    """Prompt tokens that were not read because the cache had them, of ``prompt_tokens``."""
+    prompt_tokens: int = 0
+    seconds_swapping: float = 0.0
+    """Time that steps waited for swaps."""
 
 
 class GenerateEngine(Protocol):
@@ -93,6 +120,7 @@ class GenerateEngine(Protocol):
         """Queue a request.
 
         Raises:
+            EngineFullError: too many requests are waiting.
             EngineError: the prompt is empty or does not fit ``max_model_len``, or the id is in use.
         """
         ...
@@ -106,7 +134,7 @@ class GenerateEngine(Protocol):
         ...
 
     def step(self) -> list[GenerateDelta]:
-        """Schedule, run, postprocess: at most one token for each running request."""
+        """Schedule, run, postprocess: at most one token for each running completion."""
         ...
 
     def stats(self) -> EngineStats: ...

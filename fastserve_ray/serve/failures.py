@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastserve_ray.errors import EngineFullError
 from fastserve_ray.serve.wire.base import UNSUPPORTED, ErrorAnswer, ErrorBody
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ def internal(message: str) -> Failure:
 
 def of_engine(error: FastServeError) -> Failure:
     """What an engine says about a request: an error that names a field of the request is the client's."""
+    if isinstance(error, EngineFullError):
+        return overloaded("the engine has too many requests waiting; try again later")
     fields = {"prompt", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed"}
     message = error.what if error.value is None else f"{error.what} (got {error.value})"
     if error.key in fields:

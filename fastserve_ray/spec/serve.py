@@ -9,11 +9,27 @@ from pydantic import Field
 from fastserve_ray.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Section, Words
 from fastserve_ray.spec.train import WorkerResources
 
+POLICY_NAMES = ("fcfs", "skip-join-mlfq", "srpt", "fair")
+POLICY_PATTERN = rf"^({'|'.join(POLICY_NAMES)}|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
+POLICY_WORDS = f"{', '.join(POLICY_NAMES)}, or package.module:Class"
+
 
 class SchedulerSpec(Section):
     """In which order the engine runs requests."""
 
-    policy: Literal["fcfs"] = "fcfs"
+    policy: Annotated[str, Field(pattern=POLICY_PATTERN), Words(POLICY_WORDS)] = "fcfs"
+    """fcfs: first come, first served. skip-join-mlfq: short requests overtake long ones (FastServe, arXiv 2305.05920).
+    srpt: shortest remaining time first, by the length a request gives. fair: equal or weighted shares by user.
+    package.module:Class: your own."""
+    promote_after_s: PositiveFloat | None = None
+    """skip-join-mlfq: a request that has waited so long moves up to the first queue; default: chosen from the measured
+    speed of the model and the queue."""
+    num_queues: PositiveInt = 16
+    """skip-join-mlfq: queues, each with twice the time slice of the one before."""
+    max_preemptions: NonNegativeInt = 8
+    """Times that a request may be made to wait after it has run; after that it runs to its end."""
+    weights: dict[str, PositiveFloat] = {}
+    """fair: the share of a user, 1 for those not named."""
 
 
 class EngineSpec(Section):
@@ -21,14 +37,23 @@ class EngineSpec(Section):
 
     kind: Literal["torch"] = "torch"
     scheduler: SchedulerSpec = SchedulerSpec()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes the GPU when the replica has one."""
     max_num_seqs: PositiveInt = 16
     """Requests in one step at most."""
     max_num_batched_tokens: PositiveInt = 2048
     """Tokens in one step at most, prompts and generated ones together; longer prompts are read in chunks."""
+    max_num_waiting: PositiveInt = 4096
+    """Requests that may wait in the engine; a further one is refused."""
     max_model_len: PositiveInt | None = None
     """Prompt and completion together; default: what the model's positions allow."""
     kv_cache_tokens: PositiveInt | None = None
     """Tokens that the KV cache holds for all requests; default: max_num_seqs full requests, capped by free memory."""
+    kv_host_tokens: NonNegativeInt = 0
+    """Tokens of a second pool in the host's memory, to which requests that must wait are swapped; 0: their tokens are
+    dropped and read again."""
+    prefix_caching: bool = True
+    """Keep what was read, and share it between requests that begin alike."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto takes the type the weights are stored in."""
     num_threads: PositiveInt | None = None

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 
+from fastserve_ray.engines.torch.block_pool import BlockPool
 from fastserve_ray.engines.torch.classifier import TorchClassifier
 from fastserve_ray.engines.torch.engine import TorchEngine
-from fastserve_ray.engines.torch.kv_cache import BLOCK_SIZE, BlockPool, LayerShape
+from fastserve_ray.engines.torch.kv_cache import BLOCK_SIZE, LayerShape
 from fastserve_ray.engines.torch.limits import choose_max_model_len
-from fastserve_ray.engines.torch.policies import POLICIES
+from fastserve_ray.engines.torch.policies import make_policy
 from fastserve_ray.engines.torch.probe import check_logits, reference_logits, refusing
-from fastserve_ray.engines.torch.runner import Runner, adopt
+from fastserve_ray.engines.torch.runner import Runner, adopt, measure_profile
 from fastserve_ray.engines.torch.scheduler import Scheduler
 from fastserve_ray.errors import EngineError
 
@@ -53,25 +54,60 @@ def build_generate_engine(model: Any, tokenizer: Any, spec: EngineSpec) -> Torch
     with refusing(model):
         layers = adopt(model)
         check_logits(model, layers, expected)
-    pool = _block_pool(spec, layers, max_model_len)
-    runner = Runner(model, layers, pool.num_blocks * pool.block_size)
+    pool = make_block_pool(spec, layers, max_model_len)
+    host = BlockPool(spec.kv_host_tokens // BLOCK_SIZE, BLOCK_SIZE) if spec.kv_host_tokens >= BLOCK_SIZE else None
+    runner = Runner(model, layers, pool.num_blocks * BLOCK_SIZE, 0 if host is None else host.num_blocks * BLOCK_SIZE)
+    return assemble_engine(model, tokenizer, spec, runner=runner, pool=pool, host=host, max_model_len=max_model_len)
+
+
+def assemble_engine(
+    model: Any,
+    tokenizer: Any,
+    spec: EngineSpec,
+    *,
+    runner: Runner,
+    pool: BlockPool,
+    host: BlockPool | None,
+    max_model_len: int,
+) -> TorchEngine:
+    """Everything around a runner: policy, scheduler, sampling, text."""
+    longest = min(spec.max_num_batched_tokens, max_model_len)
     scheduler = Scheduler(
-        POLICIES.load(spec.scheduler.policy)(),
+        make_policy(spec.scheduler, measure_profile(runner, longest)),
         pool,
+        host,
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=spec.max_num_batched_tokens,
+        shares_prefixes=spec.prefix_caching,
     )
-    return TorchEngine(model, tokenizer, scheduler=scheduler, runner=runner, max_model_len=max_model_len)
+    return TorchEngine(
+        model,
+        tokenizer,
+        scheduler=scheduler,
+        runner=runner,
+        max_model_len=max_model_len,
+        max_num_waiting=spec.max_num_waiting,
+    )
 
 
-def _block_pool(spec: EngineSpec, layers: list[LayerShape], max_model_len: int) -> BlockPool:
-    """As many blocks as the spec says, or as all sequences could need, capped by the memory that is free."""
+def make_block_pool(
+    spec: EngineSpec, layers: list[LayerShape], max_model_len: int, free_bytes: int | None = None
+) -> BlockPool:
+    """As many blocks as the spec says, or as all sequences could need, capped by the memory that is free.
+
+    Args:
+        free_bytes: memory that is free for this model; default: what the machine has.
+
+    Raises:
+        EngineError: they cannot hold one request of ``max_model_len``.
+    """
     blocks_of_longest = -(-max_model_len // BLOCK_SIZE)
     if spec.kv_cache_tokens is not None:
         num_blocks = spec.kv_cache_tokens // BLOCK_SIZE
     else:
         bytes_per_block = BLOCK_SIZE * sum(layer.bytes_per_token for layer in layers)
-        affordable = int(psutil.virtual_memory().available * KV_MEMORY_FRACTION) // bytes_per_block
+        available = psutil.virtual_memory().available if free_bytes is None else free_bytes
+        affordable = int(available * KV_MEMORY_FRACTION) // bytes_per_block
         num_blocks = min(spec.max_num_seqs * blocks_of_longest, affordable)
     if num_blocks < blocks_of_longest:
         is_chosen = spec.kv_cache_tokens is not None

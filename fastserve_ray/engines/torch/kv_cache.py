@@ -1,4 +1,4 @@
-"""The paged KV cache: fixed pools of slots, given out in blocks.
+"""The tensors of the paged KV cache: fixed pools of slots, given out in blocks by `block_pool.BlockPool`.
 
 One slot holds the key and value of one token in one layer. Paging (Kwon et al. 2023, arXiv 2309.06180) keeps the
 pool free of fragmentation at the price of a gather in attention. The number of blocks is the hard cap on memory:
@@ -7,10 +7,9 @@ nothing here ever grows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 if TYPE_CHECKING:
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
 
 BLOCK_SIZE = 16
 """Tokens in a block; smaller wastes less of the last block, larger makes shorter tables."""
+
+BlockMoves = list[tuple[int, int]]
+"""(from, to): block numbers."""
 
 
 @dataclass(frozen=True)
@@ -36,62 +38,64 @@ class LayerShape:
         return self.num_kv_heads * (self.key_dim + self.value_dim) * int(self.dtype.itemsize)
 
 
-class BlockPool:
-    """Which blocks are free. Pure bookkeeping.
+@dataclass(frozen=True)
+class KvOps:
+    """What a step does to the cache before it reads tokens."""
 
-    Gives out the first run of free blocks that is long enough, because contiguous slots can be read in place; when
-    there is none, any free blocks.
-    """
+    copies: BlockMoves = field(default_factory=list)
+    """On the device: shared blocks that a sequence is about to write to."""
+    swap_out: BlockMoves = field(default_factory=list)
+    """From the device to the host pool. The device blocks stay as they are until the next step."""
+    swap_in: BlockMoves = field(default_factory=list)
+    """From the host pool to the device. The device blocks are not read before the next step."""
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
-        self.num_blocks = num_blocks
-        self.block_size = block_size
-        self.num_free = num_blocks
-        self._is_free: np.ndarray = np.ones(num_blocks, dtype=bool)
-
-    @property
-    def num_used(self) -> int:
-        return self.num_blocks - self.num_free
-
-    def blocks_for(self, num_tokens: int) -> int:
-        """Blocks that hold ``num_tokens``."""
-        return -(-num_tokens // self.block_size)
-
-    def allocate(self, num_blocks: int) -> list[int] | None:
-        """``num_blocks`` free blocks, or None (and nothing taken) when there are not so many."""
-        if num_blocks > self.num_free:
-            return None
-        free = np.flatnonzero(self._is_free)
-        # Ascending numbers form a run from i to j exactly when they differ by j - i.
-        run_starts = np.flatnonzero(free[num_blocks - 1 :] - free[: len(free) - num_blocks + 1] == num_blocks - 1)
-        begin = int(run_starts[0]) if len(run_starts) else 0
-        taken: list[int] = free[begin : begin + num_blocks].tolist()
-        self._is_free[taken] = False
-        self.num_free -= num_blocks
-        return taken
-
-    def free(self, blocks: Sequence[int]) -> None:
-        assert not self._is_free[blocks].any(), "a block was freed twice"
-        self._is_free[blocks] = True
-        self.num_free += len(blocks)
-
-    def slots(self, blocks: Sequence[int]) -> np.ndarray:
-        """(len(blocks) * block_size,) int64: the slot of every position."""
-        starts = np.asarray(blocks, dtype=np.int64)[:, None] * self.block_size
-        slots: np.ndarray = (starts + np.arange(self.block_size, dtype=np.int64)).reshape(-1)
-        return slots
+    def __bool__(self) -> bool:
+        return bool(self.copies or self.swap_out or self.swap_in)
 
 
 class KvCache:
     """The tensors: per layer, keys (slots, kv heads, key dim) and values (slots, kv heads, value dim).
 
     Not cleared when freed: attention never reads a slot that its sequence has not written.
+
+    Args:
+        is_pinned: in memory that a GPU can copy from and to on its own.
     """
 
-    def __init__(self, layers: Sequence[LayerShape], num_slots: int, device: torch.device) -> None:
+    def __init__(
+        self, layers: Sequence[LayerShape], num_slots: int, device: torch.device, *, is_pinned: bool = False
+    ) -> None:
         def pool(layer: LayerShape, dim: int) -> torch.Tensor:
-            return torch.empty((num_slots, layer.num_kv_heads, dim), dtype=layer.dtype, device=device)
+            shape = (num_slots, layer.num_kv_heads, dim)
+            return torch.empty(shape, dtype=layer.dtype, device=device, pin_memory=is_pinned)
 
         self.keys = [pool(layer, layer.key_dim) for layer in layers]
         self.values = [pool(layer, layer.value_dim) for layer in layers]
         self.bytes_per_token_and_layer = max(layer.bytes_per_token for layer in layers)
+
+    def copy_blocks(self, moves: BlockMoves) -> None:
+        """Copy blocks inside this cache."""
+        if moves:
+            move_blocks(self, self, moves)
+
+
+def move_blocks(source: KvCache, target: KvCache, moves: BlockMoves) -> None:
+    """Copy blocks of every layer from ``source`` to ``target``; asynchronous where a GPU and pinned memory allow it."""
+    for pools, target_pools in ((source.keys, target.keys), (source.values, target.values)):
+        for pool, target_pool in zip(pools, target_pools, strict=True):
+            for run in _runs(moves):
+                first, to, length = run[0] * BLOCK_SIZE, run[1] * BLOCK_SIZE, run[2] * BLOCK_SIZE
+                target_pool[to : to + length].copy_(pool[first : first + length], non_blocking=True)
+
+
+def _runs(moves: BlockMoves) -> list[tuple[int, int, int]]:
+    """(from, to, length) of blocks that lie side by side at both ends, so that one copy moves them."""
+    runs: list[tuple[int, int, int]] = []
+    for block, to in moves:
+        if runs:
+            first, first_to, length = runs[-1]
+            if (block, to) == (first + length, first_to + length):
+                runs[-1] = (first, first_to, length + 1)
+                continue
+        runs.append((block, to, 1))
+    return runs

@@ -7,6 +7,7 @@ one number a token, so a seed gives the same tokens whatever else is in the batc
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,13 +16,37 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Seq
 
     from fastserve_ray.engines.protocol import SamplingParams
-    from fastserve_ray.engines.torch.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """One drawn token."""
+
+    token_id: int
+
+
+class Sampler:
+    """How one completion draws its tokens.
+
+    Args:
+        index: which of a request's completions; each draws its own tokens from the request's seed.
+    """
+
+    def __init__(self, sampling: SamplingParams, index: int = 0) -> None:
+        self.sampling = sampling
+        self.generator = make_generator(sampling, index)
+
+
+def make_sampler(sampling: SamplingParams, prompt_token_ids: Seq[int], *, vocab_size: int, index: int = 0) -> Sampler:
+    """The sampler of the request's completion ``index``."""
+    return Sampler(sampling, index)
+
 
 _SEED_MASK = 2**64 - 1
 """torch takes 64-bit seeds; larger and negative ones are folded."""
 
 
-def make_generator(sampling: SamplingParams) -> torch.Generator | None:
+def make_generator(sampling: SamplingParams, index: int = 0) -> torch.Generator | None:
     """The request's source of randomness; None when greedy."""
     if sampling.temperature == 0:
         return None
@@ -29,12 +54,12 @@ def make_generator(sampling: SamplingParams) -> torch.Generator | None:
     if sampling.seed is None:
         generator.seed()
     else:
-        generator.manual_seed(sampling.seed & _SEED_MASK)
+        generator.manual_seed((sampling.seed + index) & _SEED_MASK)
     return generator
 
 
-def sample(logits: torch.Tensor, sequences: Seq[Sequence]) -> list[int | None]:
-    """One token for each row of ``logits`` (N, vocabulary), in the order of ``sequences``.
+def sample(logits: torch.Tensor, samplers: Seq[Sampler]) -> list[Sampled | None]:
+    """One token for each row of ``logits`` (N, vocabulary), in the order of ``samplers``.
 
     None where the logits are not finite, which is the model's failure and ends that request alone.
     """
@@ -43,10 +68,10 @@ def sample(logits: torch.Tensor, sequences: Seq[Sequence]) -> list[int | None]:
         token if math.isfinite(best) else None
         for token, best in zip(best_ids.tolist(), best_logits.tolist(), strict=True)
     ]
-    for row, sequence in enumerate(sequences):
-        if sequence.generator is not None and tokens[row] is not None:
-            tokens[row] = draw(logits[row], sequence.sampling, sequence.generator)
-    return tokens
+    for row, sampler in enumerate(samplers):
+        if sampler.generator is not None and tokens[row] is not None:
+            tokens[row] = draw(logits[row], sampler.sampling, sampler.generator)
+    return [None if token is None else Sampled(token) for token in tokens]
 
 
 def draw(logits: torch.Tensor, sampling: SamplingParams, generator: torch.Generator) -> int:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from fastserve_ray.engines.offline import generate_all
 from fastserve_ray.engines.protocol import EngineStats, FinishReason, GenerateRequest, SamplingParams
-from fastserve_ray.errors import EngineError
+from fastserve_ray.errors import EngineError, EngineFullError
 from tests.engines.tiny import VOCAB_SIZE, build_engine, build_model, build_tokenizer, generate, greedy, random_prompts
 
+if TYPE_CHECKING:
+    from fastserve_ray.engines.torch.scheduler import StepPlan
+
+SPECS: list[dict[str, Any]] = [
+    {"family": "qwen2", "kv_host_tokens": 0, "prefix_caching": False},
+    {"family": "gpt2", "kv_host_tokens": 0, "prefix_caching": True},
+    {"family": "llama", "kv_host_tokens": 256, "prefix_caching": False},
+    {"family": "mistral", "kv_host_tokens": 128, "prefix_caching": True},
+]
 MAX_NUM_SEQS, MAX_NUM_BATCHED_TOKENS, KV_CACHE_TOKENS = 4, 24, 192
 
 
@@ -24,21 +35,26 @@ class Spy:
         runner = engine._runner  # type: ignore[attr-defined]
         run = runner.run
 
-        def spying(chunks: list[object]) -> object:
-            self.num_tokens = sum(chunk.num_tokens for chunk in chunks)  # type: ignore[attr-defined]
-            self.num_seqs = len(chunks)
-            return run(chunks)
+        def spying(plan: StepPlan) -> object:
+            self.num_tokens = sum(chunk.num_tokens for chunk in plan.chunks)
+            self.num_seqs = len(plan.chunks)
+            return run(plan)
 
         runner.run = spying
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_random_drive(seed: int) -> None:
-    """Requests arrive, are cancelled and end in any order: budgets hold in every step, tokens are those of generate,
-    and all space comes back."""
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("seed", range(2))
+def test_random_drive(seed: int, spec: dict[str, Any]) -> None:
+    """Requests arrive, are cancelled and end in any order, with any priority, many with the same beginning.
+
+    Budgets hold in every step, tokens are those of generate whatever was preempted, swapped, dropped or shared, and
+    all space comes back.
+    """
     draw = random.Random(seed)
-    model = build_model("qwen2")
-    prompts = random_prompts(40, seed=seed, longest=60)
+    model = build_model(spec["family"])
+    beginning = random_prompts(1, seed=9, longest=1)[0] * 33
+    prompts = [beginning[: draw.choice([0, 20, 33])] + rest for rest in random_prompts(40, seed=seed, longest=50)]
     lengths = [draw.randint(1, 30) for _ in prompts]
     expected = [generate(model, prompt, length) for prompt, length in zip(prompts, lengths, strict=True)]
     engine = build_engine(
@@ -46,6 +62,8 @@ def test_random_drive(seed: int) -> None:
         max_num_seqs=MAX_NUM_SEQS,
         max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS,
         kv_cache_tokens=KV_CACHE_TOKENS,
+        kv_host_tokens=spec["kv_host_tokens"],
+        prefix_caching=spec["prefix_caching"],
     )
     spy = Spy(engine)
     tokens: dict[str, list[int]] = {}
@@ -55,7 +73,8 @@ def test_random_drive(seed: int) -> None:
     while coming or engine.has_work():
         for _ in range(min(len(coming), draw.choice([0, 0, 1, 3]))):
             at = coming.pop(0)
-            engine.add_request(greedy(at, prompts[at], lengths[at]))
+            request = greedy(at, prompts[at], lengths[at])
+            engine.add_request(dataclasses.replace(request, priority=draw.randint(0, 9)))
             tokens[str(at)] = []
         if draw.random() < 0.1 and tokens:
             request_id = draw.choice(sorted(tokens))
@@ -74,14 +93,17 @@ def test_random_drive(seed: int) -> None:
     for at, want in enumerate(expected):
         got = tuple(tokens[str(at)])
         assert got == (want[: len(got)] if str(at) in cancelled else want)
+    stats = engine.stats()
+    assert stats.num_preemptions > 3
+    assert (stats.num_swapped_blocks > 3) == (spec["kv_host_tokens"] > 0)
+    assert (stats.prefix_hit_tokens > 50) == spec["prefix_caching"]
 
 
 def check_budgets(stats: EngineStats, spy: Spy) -> None:
     assert spy.num_tokens <= MAX_NUM_BATCHED_TOKENS
     assert spy.num_seqs <= MAX_NUM_SEQS
-    assert stats.num_running <= MAX_NUM_SEQS
     assert 0 <= stats.kv_tokens_used <= stats.kv_tokens_total <= KV_CACHE_TOKENS
-    assert (stats.kv_tokens_used == 0) == (stats.num_running == 0)
+    assert (stats.kv_tokens_used == 0) == (stats.num_running == stats.num_swapped)
 
 
 def test_ten_times_the_cache_is_served_in_order() -> None:
@@ -89,6 +111,49 @@ def test_ten_times_the_cache_is_served_in_order() -> None:
     requests = [greedy(at, prompt, 60) for at, prompt in enumerate(random_prompts(20, longest=60))]
     assert sum(len(request.prompt_token_ids) + 60 for request in requests) > 10 * 128
     assert all(completion.finish_reason in {"length", "stop"} for completion in generate_all(engine, requests))
+
+
+def test_more_than_may_wait_are_refused_and_none_is_lost() -> None:
+    engine = build_engine(max_num_waiting=3)
+    for name in "abc":
+        engine.add_request(greedy(name, (5, 6)))
+    with pytest.raises(EngineFullError, match="waiting") as caught:
+        engine.add_request(greedy("d", (5, 6)))
+    assert caught.value.key == "serve.engine.max_num_waiting"
+    engine.step()
+    engine.add_request(greedy("d", (5, 6)))
+    ended = set()
+    while engine.has_work():
+        ended |= {delta.request_id for delta in engine.step() if delta.finish_reason}
+    assert ended == set("abcd")
+
+
+def test_several_completions_of_one_prompt() -> None:
+    model, prompt = build_model(initializer_range=0.1), random_prompts(1, longest=40)[0] * 2
+    engine = build_engine(model, prefix_caching=False)
+    several = [
+        GenerateRequest("three", prompt, SamplingParams(max_tokens=12, n=3, seed=5)),
+        GenerateRequest("one", prompt[:7], SamplingParams(max_tokens=12, seed=5)),
+    ]
+    completions = generate_all(engine, several)
+    assert [(completion.request_id, completion.index) for completion in completions] == [
+        ("three", 0), ("three", 1), ("three", 2), ("one", 0)
+    ]  # fmt: skip
+    assert engine.stats().prompt_tokens == len(prompt) + 7  # each prompt was read once
+    assert len({completion.token_ids for completion in completions}) == 4
+    (alone,) = generate_all(engine, [GenerateRequest("alone", prompt, SamplingParams(max_tokens=12, seed=5))])
+    assert alone.token_ids == completions[0].token_ids
+    assert engine.stats().kv_tokens_used == 0
+
+
+def test_cancelling_ends_all_completions_of_a_request() -> None:
+    engine = build_engine()
+    engine.add_request(GenerateRequest("a", (5, 6, 7), SamplingParams(max_tokens=12, n=3, seed=5)))
+    assert [delta.index for delta in engine.step()] == [0, 1, 2]
+    engine.step()
+    engine.cancel("a")
+    assert not engine.has_work()
+    assert engine.stats().kv_tokens_used == 0
 
 
 def test_cancel_frees_in_the_same_step() -> None:

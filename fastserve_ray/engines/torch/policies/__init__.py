@@ -1,7 +1,30 @@
 """Orders of service, one module a policy; each decides, none acts."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from fastserve_ray.lazy import LazyTable
 
+if TYPE_CHECKING:
+    from fastserve_ray.engines.torch.policies.protocol import Policy
+    from fastserve_ray.engines.torch.profile import Profile
+    from fastserve_ray.spec.serve import SchedulerSpec
+
 POLICIES = LazyTable(
-    "scheduling policy", "serve.engine.scheduler.policy", {"fcfs": "fastserve_ray.engines.torch.policies.fcfs:Fcfs"}
+    "scheduling policy",
+    "serve.engine.scheduler.policy",
+    {
+        "fcfs": "fastserve_ray.engines.torch.policies.fcfs:Fcfs",
+    },
 )
+
+
+def make_policy(spec: SchedulerSpec, profile: Profile) -> Policy:
+    """The policy that ``spec`` names; a third party's is called with the same arguments.
+
+    Raises:
+        UnknownNameError: there is no such policy.
+    """
+    policy: Policy = POLICIES.load(spec.policy)(spec, profile)
+    return policy

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING
 
-from fastserve_ray.engines.torch.policies.protocol import Decision, JobT
-
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
+
+    from fastserve_ray.engines.torch.policies.protocol import Job, JobT
+    from fastserve_ray.engines.torch.profile import Profile
+    from fastserve_ray.spec.serve import SchedulerSpec
 
 
 class Fcfs:
-    """Serves what runs, then admits what waits, each in order of arrival.
+    """Serves in order of arrival; of larger priority first.
 
     Simple and free of starvation; a long request ahead delays short ones behind it.
     """
 
-    def decide(self, running: Collection[JobT], waiting: Collection[JobT]) -> Decision[JobT]:
-        return Decision(order=chain(running, waiting))
+    def __init__(self, spec: SchedulerSpec, profile: Profile) -> None:
+        self._decode_seconds = profile.decode_seconds
+
+    def add(self, job: Job, now: float) -> None:
+        """Nothing to remember."""
+
+    def charge(self, job: Job, num_tokens: int, now: float) -> None:
+        """Nothing to remember."""
+
+    def remove(self, job: Job) -> None:
+        """Nothing to remember."""
+
+    def order(self, jobs: Collection[JobT], now: float) -> list[JobT]:
+        return sorted(jobs, key=lambda job: (-job.priority, job.arrival))
+
+    def next_times(self, ordered: Sequence[JobT], now: float) -> list[float]:
+        """Each after all before it have had what they may still ask for."""
+        times, total = [], 0.0
+        for job in ordered:
+            times.append(total)
+            total += (job.max_tokens - job.num_completion_tokens) * self._decode_seconds
+        return times
