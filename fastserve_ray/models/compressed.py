@@ -88,9 +88,9 @@ def load_compressed(folder: str | Path, task: str, *, dtype: str = "auto") -> Lo
     from safetensors.torch import load_file
 
     place = Path(folder)
-    info = _read_info(place)
+    info = read_info(place)
     model = _empty_model(place, task, getattr(torch, info.dtype if dtype == "auto" else dtype))
-    _place_layers(model, info)
+    place_layers(model, info)
     try:
         tensors = load_file(place / WEIGHTS_FILE)
         tensors |= {name: tensors[shared] for name, shared in info.tied.items()}
@@ -137,7 +137,12 @@ def _empty_model(folder: Path, task: str, dtype: torch.dtype) -> Any:
     return model
 
 
-def _place_layers(model: Any, info: CompressionInfo) -> None:
+def place_layers(model: Any, info: CompressionInfo) -> None:
+    """Put empty int8 layers where the file has them.
+
+    Raises:
+        ModelError: the model has no such layers.
+    """
     from fastserve_ray.models.layers import replace_layer, weight_by_output
     from fastserve_ray.models.quantized import INT8_LAYERS
 
@@ -154,7 +159,12 @@ def _place_layers(model: Any, info: CompressionInfo) -> None:
         replace_layer(model, name, layer)
 
 
-def _read_info(folder: Path) -> CompressionInfo:
+def read_info(folder: Path) -> CompressionInfo:
+    """``compression.json``.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
     try:
         return CompressionInfo.model_validate_json((folder / COMPRESSION_FILE).read_text())
     except (OSError, ValidationError) as error:

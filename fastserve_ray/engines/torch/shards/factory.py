@@ -1,0 +1,185 @@
+"""Opens a model folder as an engine over several ranks.
+
+`open_sharded_engine` does it all on one machine. Where something else hosts the ranks (actors, one a node), it calls
+`run_shard` on all but the first and `open_leading_engine` there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+from torch.distributed import rendezvous
+
+from fastserve_ray.engines.torch.block_pool import BlockPool
+from fastserve_ray.engines.torch.factory import assemble_engine, make_block_pool
+from fastserve_ray.engines.torch.kv_cache import BLOCK_SIZE, LayerShape
+from fastserve_ray.engines.torch.limits import choose_max_model_len
+from fastserve_ray.engines.torch.probe import check_logits, reference_logits, refusing
+from fastserve_ray.engines.torch.runner import Runner, adopt
+from fastserve_ray.engines.torch.shards.collectives import Collectives, connect
+from fastserve_ray.engines.torch.shards.cutting import share_of
+from fastserve_ray.engines.torch.shards.loading import load_share, read_model_config
+from fastserve_ray.engines.torch.shards.plan import plan_for
+from fastserve_ray.engines.torch.shards.processes import LOOPBACK, ShardProcesses
+from fastserve_ray.engines.torch.shards.runner import LeadingRunner, Peers, follow
+from fastserve_ray.engines.torch.shards.wire import pack_numbers, unpack_numbers
+from fastserve_ray.errors import EngineError
+
+if TYPE_CHECKING:
+    from fastserve_ray.engines.torch.engine import TorchEngine
+    from fastserve_ray.spec.serve import EngineSpec
+
+TIMEOUT_S = 300.0
+"""What a layer waits for another rank at most. All ranks compute the same amount, so only a rank that hangs is so
+late; one that dies is noticed at once."""
+START_S = 180.0
+"""What a process may take to import torch and transformers."""
+
+
+def open_sharded_engine(
+    folder: str | Path, spec: EngineSpec, *, num_shards: int, timeout_s: float = TIMEOUT_S, start_s: float = START_S
+) -> TorchEngine:
+    """The causal LM in ``folder`` over ``num_shards`` processes of this machine; this one is rank 0.
+
+    Closing the engine ends the processes; they also end when this process does. Sets torch's threads for this process:
+    ``spec.num_threads`` or its share of the present number, since ranks that contend for cores wait for one another.
+
+    Raises:
+        EngineError: the family has no plan, the heads cannot be shared out evenly, or a process did not start.
+        ModelError: the folder cannot be read.
+    """
+    check_shards(folder, num_shards)
+    num_threads = spec.num_threads or max(1, torch.get_num_threads() // num_shards)
+    spec = type(spec).model_validate({**spec.model_dump(), "num_threads": num_threads})
+    processes = ShardProcesses(folder, spec, num_shards, timeout_s=timeout_s, start_s=start_s)
+    engine: TorchEngine | None = None
+    try:
+        engine = open_leading_engine(
+            num_shards, processes.init_method, folder, spec, peers=processes, host=LOOPBACK, timeout_s=timeout_s
+        )
+    except EngineError as error:
+        # rank 0 only sees that a rank is gone; the rank itself says why
+        raise (processes.error() or error) from error
+    finally:
+        if engine is None:
+            processes.kill()
+    return engine
+
+
+def open_leading_engine(
+    num_shards: int,
+    init_method: str,
+    folder: str | Path,
+    spec: EngineSpec,
+    *,
+    peers: Peers,
+    host: str,
+    timeout_s: float = TIMEOUT_S,
+) -> TorchEngine:
+    """Rank 0's part: the engine, whose steps the other ranks follow.
+
+    Args:
+        init_method: where the ranks meet, as torch.distributed has it: ``tcp://host:port`` of rank 0's machine, or
+            ``file:///path`` of a file that does not exist yet.
+        peers: who hosts the other ranks.
+        host: an address of this machine that the others reach.
+        timeout_s: see `collectives.connect`.
+
+    Raises:
+        EngineError, ModelError: as `open_sharded_engine`.
+    """
+    ready = _prepare(0, num_shards, init_method, folder, spec, host=host, timeout_s=timeout_s)
+    pool = make_block_pool(spec, ready.layers, ready.max_model_len, ready.free_bytes)
+    host_blocks = spec.kv_host_tokens // BLOCK_SIZE
+    num_slots, num_host_slots = pool.num_blocks * BLOCK_SIZE, host_blocks * BLOCK_SIZE
+    ready.collectives.send(pack_numbers([num_slots, num_host_slots]))
+    runner = LeadingRunner(
+        ready.model, ready.layers, num_slots, num_host_slots, collectives=ready.collectives, peers=peers
+    )
+    return assemble_engine(
+        ready.model,
+        ready.tokenizer,
+        spec,
+        runner=runner,
+        pool=pool,
+        host=BlockPool(host_blocks, BLOCK_SIZE) if host_blocks else None,
+        max_model_len=ready.max_model_len,
+    )
+
+
+def run_shard(
+    rank: int,
+    num_shards: int,
+    init_method: str,
+    folder: str | Path,
+    spec: EngineSpec,
+    *,
+    host: str,
+    timeout_s: float = TIMEOUT_S,
+) -> None:
+    """The part of any other rank: load a share, and follow rank 0 until it closes its engine.
+
+    Args: as `open_leading_engine`.
+
+    Raises:
+        EngineError: another rank is gone.
+        ModelError: the folder cannot be read.
+    """
+    ready = _prepare(rank, num_shards, init_method, folder, spec, host=host, timeout_s=timeout_s)
+    num_slots, num_host_slots = unpack_numbers(ready.collectives.receive())
+    follow(Runner(ready.model, ready.layers, num_slots, num_host_slots), ready.collectives)
+
+
+def check_shards(folder: str | Path, num_shards: int) -> None:
+    """Refuse what cannot be cut, by the configuration alone.
+
+    Raises:
+        EngineError: the family has no plan, or the heads cannot be shared out evenly.
+        ModelError: there is no such folder.
+    """
+    config = read_model_config(Path(folder))
+    plan_for(config.model_type)
+    share_of(config, 0, num_shards)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A rank that has loaded its share."""
+
+    collectives: Collectives
+    model: Any
+    tokenizer: Any
+    layers: list[LayerShape]
+    max_model_len: int
+    free_bytes: int
+    """Memory for the rank that has least."""
+
+
+def _prepare(
+    rank: int, num_shards: int, init_method: str, folder: str | Path, spec: EngineSpec, *, host: str, timeout_s: float
+) -> _Ready:
+    """What all ranks do alike, in step: connect, load, and check that the model computes what it should."""
+    if spec.num_threads is not None:
+        torch.set_num_threads(spec.num_threads)
+    store, _, _ = next(rendezvous(init_method, rank, num_shards, timeout=timedelta(seconds=timeout_s)))
+    collectives = connect(store, rank, num_shards, host=host, timeout_s=timeout_s)
+    model, tokenizer = load_share(folder, collectives, dtype=spec.dtype)
+    expected = reference_logits(model)
+    with refusing(model):
+        layers = adopt(model)
+        check_logits(model, layers, expected)
+    ranks_here = num_shards if host == LOOPBACK else 1
+    free = psutil.virtual_memory().available // ranks_here
+    return _Ready(
+        collectives,
+        model,
+        tokenizer,
+        layers,
+        choose_max_model_len(model.config, spec.max_model_len),
+        collectives.smallest(free),
+    )
