@@ -10,7 +10,7 @@ import torch
 from fastserve_ray.engines.offline import generate_all
 from fastserve_ray.engines.protocol import BatchEngine, GenerateEngine
 from fastserve_ray.engines.table import ENGINES, open_engine
-from fastserve_ray.errors import FastServeError, UnknownNameError
+from fastserve_ray.errors import EngineError, FastServeError, UnknownNameError
 from fastserve_ray.spec.serve import EngineSpec
 from tests.engines.tiny import build_classifier, build_model, build_tokenizer, generate, greedy
 
@@ -52,3 +52,10 @@ def test_open_a_classifier(tmp_path: Path) -> None:
 def test_no_model_there(tmp_path: Path) -> None:
     with pytest.raises(FastServeError):
         open_engine(tmp_path / "nothing", "text-generation")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="no GPU") as caught:
+        open_engine(str(tmp_path), "text-generation", EngineSpec(device="cuda"))
+    assert caught.value.key == "serve.engine.device"

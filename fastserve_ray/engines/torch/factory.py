@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.serve import EngineSpec
 
+_CPU = torch.device("cpu")
 KV_MEMORY_FRACTION = 0.5
 """Of the memory that is free, what the KV cache may take when ``kv_cache_tokens`` is not set; the rest is for
 activations and for whoever else runs on the machine."""
@@ -36,10 +37,28 @@ def open_torch_engine(folder: str | Path, task: TaskName, spec: EngineSpec) -> G
 
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
+    device = choose_device(spec.device)
     loaded = load_pretrained(folder, task, dtype=spec.dtype)
+    loaded.model.to(device)
     if task == "text-classification":
         return TorchClassifier(loaded.model, loaded.tokenizer, spec)
     return build_generate_engine(loaded.model, loaded.tokenizer, spec)
+
+
+def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Raises:
+    EngineError: "cuda" where there is no GPU that torch can use.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise EngineError(
+            "there is no GPU that torch can use",
+            value=name,
+            allowed="auto, cpu",
+            key="serve.engine.device",
+            hint="give the replica a GPU (serve.resources_per_replica.GPU) and install a CUDA build of torch",
+        )
+    return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
 
 
 def build_generate_engine(model: Any, tokenizer: Any, spec: EngineSpec) -> TorchEngine:
@@ -54,7 +73,7 @@ def build_generate_engine(model: Any, tokenizer: Any, spec: EngineSpec) -> Torch
     with refusing(model):
         layers = adopt(model)
         check_logits(model, layers, expected)
-    pool = make_block_pool(spec, layers, max_model_len)
+    pool = make_block_pool(spec, layers, max_model_len, model.device)
     host = BlockPool(spec.kv_host_tokens // BLOCK_SIZE, BLOCK_SIZE) if spec.kv_host_tokens >= BLOCK_SIZE else None
     runner = Runner(model, layers, pool.num_blocks * BLOCK_SIZE, 0 if host is None else host.num_blocks * BLOCK_SIZE)
     return assemble_engine(model, tokenizer, spec, runner=runner, pool=pool, host=host, max_model_len=max_model_len)
