@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.serve import EngineSpec
 
-_CPU = torch.device("cpu")
 KV_MEMORY_FRACTION = 0.5
 """Of the memory that is free, what the KV cache may take when ``kv_cache_tokens`` is not set; the rest is for
 activations and for whoever else runs on the machine."""
@@ -73,7 +72,7 @@ def build_generate_engine(model: Any, tokenizer: Any, spec: EngineSpec) -> Torch
     with refusing(model):
         layers = adopt(model)
         check_logits(model, layers, expected)
-    pool = make_block_pool(spec, layers, max_model_len, model.device)
+    pool = make_block_pool(spec, layers, max_model_len, free_memory(model.device))
     host = BlockPool(spec.kv_host_tokens // BLOCK_SIZE, BLOCK_SIZE) if spec.kv_host_tokens >= BLOCK_SIZE else None
     runner = Runner(model, layers, pool.num_blocks * BLOCK_SIZE, 0 if host is None else host.num_blocks * BLOCK_SIZE)
     return assemble_engine(model, tokenizer, spec, runner=runner, pool=pool, host=host, max_model_len=max_model_len)
@@ -109,13 +108,18 @@ def assemble_engine(
     )
 
 
-def make_block_pool(
-    spec: EngineSpec, layers: list[LayerShape], max_model_len: int, free_bytes: int | None = None
-) -> BlockPool:
+def free_memory(device: torch.device) -> int:
+    """Bytes that nobody uses on ``device``."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def make_block_pool(spec: EngineSpec, layers: list[LayerShape], max_model_len: int, free_bytes: int) -> BlockPool:
     """As many blocks as the spec says, or as all sequences could need, capped by the memory that is free.
 
     Args:
-        free_bytes: memory that is free for this model; default: what the machine has.
+        free_bytes: memory that is free for this model.
 
     Raises:
         EngineError: they cannot hold one request of ``max_model_len``.
@@ -125,8 +129,7 @@ def make_block_pool(
         num_blocks = spec.kv_cache_tokens // BLOCK_SIZE
     else:
         bytes_per_block = BLOCK_SIZE * sum(layer.bytes_per_token for layer in layers)
-        available = psutil.virtual_memory().available if free_bytes is None else free_bytes
-        affordable = int(available * KV_MEMORY_FRACTION) // bytes_per_block
+        affordable = int(free_bytes * KV_MEMORY_FRACTION) // bytes_per_block
         num_blocks = min(spec.max_num_seqs * blocks_of_longest, affordable)
     if num_blocks < blocks_of_longest:
         is_chosen = spec.kv_cache_tokens is not None
