@@ -12,6 +12,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from fastserve_ray.engines.torch.shards.cutting import Home, cut_model
 from fastserve_ray.errors import ModelError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from fastserve_ray.engines.torch.shards.collectives import Collectives
 
 _BUILDING = Lock()
-"""What makes an empty model replaces functions of torch for a moment, in all threads."""
+"""What keeps transformers from drawing weights replaces functions of torch for a moment, in all threads."""
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -157,10 +158,19 @@ class Checkpoint:
         return sorted(set(json.loads(index.read_text())["weight_map"].values()))
 
 
+class _WithoutMemory(TorchFunctionMode):
+    """Makes ``torch.empty``, with which layers make their large parameters, take no memory; in this thread."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        changes = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **(kwargs or {}) | changes)
+
+
 def _empty_model(folder: Path, dtype: str, checkpoint: Checkpoint) -> Any:
     """The whole model without weights; buffers that no file holds (rotary frequencies) have their values."""
     import transformers
-    from accelerate import init_empty_weights
     from transformers.initialization import no_init_weights
 
     config = read_model_config(folder)
@@ -168,7 +178,7 @@ def _empty_model(folder: Path, dtype: str, checkpoint: Checkpoint) -> Any:
     stored = getattr(torch, info.dtype) if info else config.dtype or checkpoint.float_type()
     kind = stored if dtype == "auto" else getattr(torch, dtype)
     try:
-        with _BUILDING, quiet_transformers(), no_init_weights(), init_empty_weights(include_buffers=False):
+        with _BUILDING, quiet_transformers(), no_init_weights(), _WithoutMemory():
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=kind)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"this config makes no text-generation model ({error})", value=str(folder)) from error

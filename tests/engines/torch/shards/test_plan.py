@@ -51,9 +51,7 @@ def test_queries_keys_and_values_in_one_matrix() -> None:
     ("num_heads", "num_kv_heads", "num_shards", "allowed"),
     [(4, 4, 3, "1, 2, 4"), (14, 2, 4, "1, 2, 14"), (4, 2, 8, "1, 2, 4"), (12, 3, 2, "1, 3, 6, 12")],
 )
-def test_heads_that_do_not_divide_are_refused(
-    num_heads: int, num_kv_heads: int, num_shards: int, allowed: str
-) -> None:
+def test_heads_that_do_not_divide_are_refused(num_heads: int, num_kv_heads: int, num_shards: int, allowed: str) -> None:
     with pytest.raises(EngineError, match="cannot be shared among") as refusal:
         Share(0, num_shards, num_heads, num_kv_heads)
     assert refusal.value.allowed == allowed

@@ -1,0 +1,63 @@
+"""Ranks as threads of the test's process: the same code and the same sockets, without seconds of imports a rank."""
+
+from __future__ import annotations
+
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from fastserve_ray.engines.torch.shards.factory import open_leading_engine, run_shard
+from fastserve_ray.models.loading import save_model
+from fastserve_ray.spec.serve import EngineSpec
+from tests.engines.tiny import build_tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fastserve_ray.engines.torch.engine import TorchEngine
+
+HOST = "127.0.0.1"
+TIMEOUT_S = 30.0
+
+
+class RankThreads:
+    """Ranks 1 and up; see `shards.runner.Peers`."""
+
+    def __init__(self, num_shards: int, init_method: str, folder: Path, spec: EngineSpec) -> None:
+        self.errors: list[Exception] = []
+        self._threads = [
+            Thread(target=self._follow, args=(rank, num_shards, init_method, folder, spec), daemon=True)
+            for rank in range(1, num_shards)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def explain(self) -> str | None:
+        return "; ".join(map(str, self.errors)) or None
+
+    def close(self) -> None:
+        for thread in self._threads:
+            thread.join(TIMEOUT_S)
+            assert not thread.is_alive(), "a rank follows although rank 0 has stopped"
+
+    def kill(self) -> None:
+        pass  # a thread cannot be killed; it ends at its deadline
+
+    def _follow(self, *arguments: Any) -> None:
+        try:
+            run_shard(*arguments, host=HOST, timeout_s=TIMEOUT_S)
+        except Exception as error:
+            self.errors.append(error)
+
+
+def save(model: Any, folder: Path) -> Path:
+    save_model(model, build_tokenizer(), folder)
+    return folder
+
+
+def open_over_threads(folder: Path, num_shards: int, store: Path, **spec: Any) -> TorchEngine:
+    """An engine over ``num_shards`` ranks that meet in the file ``store``, which does not exist yet."""
+    settings = EngineSpec(**spec)
+    peers = RankThreads(num_shards, store.as_uri(), folder, settings)
+    return open_leading_engine(
+        num_shards, store.as_uri(), folder, settings, peers=peers, host=HOST, timeout_s=TIMEOUT_S
+    )
