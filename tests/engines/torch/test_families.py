@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,6 +50,30 @@ def test_budgets_do_not_change_tokens(
     )
     completions = generate_all(engine, [greedy(at, prompt, 12) for at, prompt in enumerate(PROMPTS)])
     assert [completion.token_ids for completion in completions] == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_preemptions_swaps_and_prefix_hits_do_not_change_tokens(family: str) -> None:
+    """Requests of rising priority with the same beginning, in a cache that holds a third of them."""
+    model = build_model(family)
+    beginning = random_prompts(1, seed=3, longest=1)[0] * 17
+    prompts = [beginning + prompt for prompt in PROMPTS]
+    expected = [generate(model, prompt, 24) for prompt in prompts]
+    engine = build_engine(
+        model, max_num_seqs=3, max_num_batched_tokens=24, kv_cache_tokens=128, kv_host_tokens=96, max_model_len=96
+    )
+    tokens: dict[str, list[int]] = {str(at): [] for at in range(len(prompts))}
+    for at, prompt in enumerate(prompts):
+        engine.add_request(replace(greedy(at, prompt, 24), priority=at))
+        for _ in range(3):
+            for delta in engine.step():
+                tokens[delta.request_id] += delta.token_ids
+    while engine.has_work():
+        for delta in engine.step():
+            tokens[delta.request_id] += delta.token_ids
+    assert [tuple(got) for got in tokens.values()] == expected
+    stats = engine.stats()
+    assert min(stats.num_preemptions, stats.num_swapped_blocks, stats.num_dropped_tokens, stats.prefix_hit_tokens) > 0
 
 
 def test_bfloat16_runs() -> None:
