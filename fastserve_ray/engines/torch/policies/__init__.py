@@ -16,6 +16,9 @@ POLICIES = LazyTable(
     "serve.engine.scheduler.policy",
     {
         "fcfs": "fastserve_ray.engines.torch.policies.fcfs:Fcfs",
+        "skip-join-mlfq": "fastserve_ray.engines.torch.policies.skip_join_mlfq:SkipJoinMlfq",
+        "srpt": "fastserve_ray.engines.torch.policies.srpt:Srpt",
+        "fair": "fastserve_ray.engines.torch.policies.fair:Fair",
     },
 )
 

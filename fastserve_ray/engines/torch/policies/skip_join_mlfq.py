@@ -1,0 +1,141 @@
+"""Skip-join multi-level feedback queues: the scheduler of FastServe (Wu et al., arXiv 2305.05920; NSDI'26).
+
+Queue k has the quantum q_k = 2^(k-1) · q_1, and q_1 is the shortest iteration. A job joins the first queue whose quantum
+covers its prompt, min{k : q_k >= t_prefill}, since nothing useful comes of a prompt that is half read; it skips those
+before. When the service it was given in a queue exceeds the quantum it moves down one. So a job overtakes those that have
+had more than it needs, without anybody knowing how long it will be.
+
+Service is a job's own: its tokens at the measured speed, not the time of steps that it shares. A job that has not been
+served for α seconds moves up to the first queue. A job that was made to wait ``max_preemptions`` times is not preempted
+any more: it goes in front of all queues.
+
+Serving in slices pays only when lengths vary. In an M/G/1 queue of load ρ the mean delay is ρ/(1-ρ) · (1+C²)/2 mean
+services when jobs run to their ends and ρ/(1-ρ) when they share the server, with C² the squared coefficient of variation
+of service: sharing wins when C² > 1 (Kleinrock 1976, Queueing Systems II, 1.7 and 4.4). So while the completions seen vary
+less than `MIN_SQUARED_VARIATION`, jobs keep the queue that they joined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastserve_ray.engines.torch.policies.observed import ObservedLoad
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from fastserve_ray.engines.torch.policies.protocol import Job, JobT
+    from fastserve_ray.engines.torch.profile import Profile
+    from fastserve_ray.spec.serve import SchedulerSpec
+
+MIN_SQUARED_VARIATION = 1.0
+"""Of the service of completed jobs: above it jobs are demoted. See the module's text."""
+
+
+@dataclass(slots=True)
+class _State:
+    level: int
+    joined: float
+    """When it came to its queue."""
+    attained: float = 0.0
+    """Service in this queue, seconds."""
+    total: float = 0.0
+    """Service in all."""
+    served_at: float = 0.0
+    """When it was served last; before that, when it arrived."""
+
+
+class SkipJoinMlfq:
+    """See the module's text.
+
+    Args:
+        spec: ``num_queues``, ``promote_after_s`` (α) and ``max_preemptions`` count.
+        profile: the model's measured speed.
+    """
+
+    def __init__(self, spec: SchedulerSpec, profile: Profile) -> None:
+        self._spec = spec
+        self._profile = profile
+        self._states: dict[str, _State] = {}
+        self._load = ObservedLoad()
+
+    @property
+    def demotes(self) -> bool:
+        """Whether jobs move down, or run to their ends in the queue that they joined."""
+        variation = self._load.squared_variation
+        return variation is None or variation > MIN_SQUARED_VARIATION
+
+    @property
+    def promote_after(self) -> float:
+        """α in seconds: as the spec says; else the mean time in the system by Little's law, W = N / λ, of the jobs
+        that are here and the rate at which jobs have ended. Infinite until enough have ended to tell."""
+        if self._spec.promote_after_s is not None:
+            return self._spec.promote_after_s
+        rate = self._load.completions_per_second
+        return float("inf") if rate is None else len(self._states) / rate
+
+    def quantum(self, level: int) -> float:
+        """Seconds of service in queue ``level``, which counts from 0; the last queue has no end."""
+        if level >= self._spec.num_queues - 1:
+            return float("inf")
+        return float(self._profile.decode_seconds * 2**level)
+
+    def level_of(self, job: Job) -> int:
+        """The queue that it is in."""
+        return self._states[job.request_id].level
+
+    def add(self, job: Job, now: float) -> None:
+        prefill = self._profile.prefill_seconds(job.num_prompt_tokens)
+        level = next(level for level in range(self._spec.num_queues) if self.quantum(level) >= prefill)
+        self._states[job.request_id] = _State(level, joined=now, served_at=now)
+
+    def charge(self, job: Job, num_tokens: int, now: float) -> None:
+        state = self._states.get(job.request_id)
+        if state is None:
+            return
+        service = self._profile.service_seconds(num_tokens)
+        state.attained += service
+        state.total += service
+        state.served_at = now
+        if state.attained > self.quantum(state.level) and self.demotes:
+            self._move(state, state.level + 1, now)
+
+    def remove(self, job: Job) -> None:
+        state = self._states.pop(job.request_id, None)
+        if state is not None and job.num_completion_tokens:
+            self._load.note(state.total, state.served_at)
+
+    def order(self, jobs: Collection[JobT], now: float) -> list[JobT]:
+        alpha = self.promote_after
+        for job in jobs:
+            state = self._states[job.request_id]
+            if state.level > 0 and now - state.served_at > alpha:
+                self._move(state, 0, now)
+                state.served_at = now
+        return sorted(jobs, key=self._rank)
+
+    def next_times(self, ordered: Sequence[JobT], now: float) -> list[float]:
+        """ENST = min(T_promote, T_execute), FastServe's equation 3: when α brings the job up, or when all in front have
+        used up the slices that are left to them, whichever is sooner."""
+        alpha, times, ahead = self.promote_after, [], 0.0
+        for job in ordered:
+            state = self._states[job.request_id]
+            times.append(min(max(0.0, alpha - (now - state.served_at)), ahead))
+            ahead += self._rest_of_slice(job, state)
+        return times
+
+    def _rank(self, job: Job) -> tuple[int, int, int, float, int]:
+        state = self._states[job.request_id]
+        is_preemptible = job.num_preemptions < self._spec.max_preemptions
+        return (-job.priority, int(is_preemptible), state.level if is_preemptible else 0, state.joined, job.arrival)
+
+    def _rest_of_slice(self, job: Job, state: _State) -> float:
+        rest = (job.max_tokens - job.num_completion_tokens) * self._profile.decode_seconds
+        return min(rest, max(0.0, self.quantum(state.level) - state.attained))
+
+    @staticmethod
+    def _move(state: _State, level: int, now: float) -> None:
+        state.level = level
+        state.attained = 0.0
+        state.joined = now
