@@ -1,8 +1,8 @@
 """Weighted fair shares by key: the virtual token counter (Sheng et al., arXiv 2401.00588).
 
-Each key has a counter of the service it was given, divided by its weight; the key with the smallest is served first. A
-key that comes back from idle is lifted to the smallest counter of those who are here, so that nobody saves up service by
-being away. Within a key, first come, first served.
+Each key has a counter of the service it was given, divided by its weight; the key with the smallest is served first.
+A key that comes back from idle is lifted to the smallest counter of those who are here, so that nobody saves up
+service by being away. Within a key, first come, first served.
 """
 
 from __future__ import annotations

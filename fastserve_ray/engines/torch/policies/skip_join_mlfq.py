@@ -1,18 +1,18 @@
 """Skip-join multi-level feedback queues: the scheduler of FastServe (Wu et al., arXiv 2305.05920; NSDI'26).
 
-Queue k has the quantum q_k = 2^(k-1) · q_1, and q_1 is the shortest iteration. A job joins the first queue whose quantum
-covers its prompt, min{k : q_k >= t_prefill}, since nothing useful comes of a prompt that is half read; it skips those
-before. When the service it was given in a queue exceeds the quantum it moves down one. So a job overtakes those that have
-had more than it needs, without anybody knowing how long it will be.
+Queue k has the quantum q_k = 2^(k-1) · q_1, and q_1 is the shortest iteration. A job joins the first queue whose
+quantum covers its prompt, min{k : q_k >= t_prefill}, since nothing useful comes of a prompt that is half read; it
+skips those before. When the service it was given in a queue exceeds the quantum it moves down one. So a job overtakes
+those that have had more than it needs, without anybody knowing how long it will be.
 
-Service is a job's own: its tokens at the measured speed, not the time of steps that it shares. A job that has not been
-served for α seconds moves up to the first queue. A job that was made to wait ``max_preemptions`` times is not preempted
-any more: it goes in front of all queues.
+Service is a job's own: its tokens at the measured speed, not the time of steps that it shares. A job that has not
+been served for α seconds moves up to the first queue. A job that was made to wait ``max_preemptions`` times is not
+preempted any more: it goes in front of all queues.
 
 Serving in slices pays only when lengths vary. In an M/G/1 queue of load ρ the mean delay is ρ/(1-ρ) · (1+C²)/2 mean
-services when jobs run to their ends and ρ/(1-ρ) when they share the server, with C² the squared coefficient of variation
-of service: sharing wins when C² > 1 (Kleinrock 1976, Queueing Systems II, 1.7 and 4.4). So while the completions seen vary
-less than `MIN_SQUARED_VARIATION`, jobs keep the queue that they joined.
+services when jobs run to their ends and ρ/(1-ρ) when they share the server, with C² the squared coefficient of
+variation of service: sharing wins when C² > 1 (Kleinrock 1976, Queueing Systems II, 1.7 and 4.4). So while the
+completions seen vary less than `MIN_SQUARED_VARIATION`, jobs keep the queue that they joined.
 """
 
 from __future__ import annotations

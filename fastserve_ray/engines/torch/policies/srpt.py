@@ -1,7 +1,7 @@
 """Shortest remaining processing time first.
 
-The best order for the mean time in the system when lengths are known (Schrage 1968): with the lengths that requests give
-or a predictor says it shows what could be had; without them the tokens they may ask for stand in.
+The best order for the mean time in the system when lengths are known (Schrage 1968): with the lengths that requests
+give or a predictor says it shows what could be had; without them the tokens they may ask for stand in.
 """
 
 from __future__ import annotations
