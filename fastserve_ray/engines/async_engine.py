@@ -256,4 +256,5 @@ def merge_deltas(first: GenerateDelta, second: GenerateDelta) -> GenerateDelta:
         finish_reason=second.finish_reason,
         error=second.error,
         index=second.index,
+        logprobs=first.logprobs + second.logprobs,
     )

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fastserve_ray.engines.protocol import FinishReason, GenerateDelta, GenerateEngine, GenerateRequest
+    from fastserve_ray.engines.protocol import (
+        FinishReason,
+        GenerateDelta,
+        GenerateEngine,
+        GenerateRequest,
+        TokenLogprob,
+    )
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class Completion:
     """Why, when ``finish_reason`` is "error"."""
     index: int = 0
     """Which of the request's completions."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of each token, when the request asks for them."""
 
 
 def generate_all(engine: GenerateEngine, requests: Sequence[GenerateRequest]) -> list[Completion]:
@@ -64,4 +72,5 @@ def _completion(deltas: Sequence[GenerateDelta]) -> Completion:
         num_completion_tokens=last.num_completion_tokens,
         error=last.error,
         index=last.index,
+        logprobs=tuple(logprob for delta in deltas for logprob in delta.logprobs),
     )

@@ -16,27 +16,101 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True)
+class JsonObject:
+    """The completion is any JSON object."""
+
+
+@dataclass(frozen=True)
+class JsonSchema:
+    """The completion is JSON that fulfils a schema."""
+
+    schema: str
+    """As JSON text."""
+
+
+@dataclass(frozen=True)
+class Regex:
+    """The whole completion matches a regular expression (Rust's syntax, without look-around)."""
+
+    pattern: str
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The whole completion belongs to a context-free language."""
+
+    text: str
+    """In llguidance's dialect of Lark."""
+
+
+Constraint = JsonObject | JsonSchema | Regex | Grammar
+
+
+@dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is drawn. Names and meanings are those of OpenAI's API."""
+    """How the next token is drawn. Names and meanings are those of OpenAI's API, or of transformers where it has none.
+
+    Applied in this order, which is transformers': logit_bias, repetition_penalty, presence and frequency penalties,
+    min_tokens, constraint, temperature, top_k, top_p, min_p.
+    """
 
     max_tokens: int = 16
     """Tokens to generate at most; at least 1."""
+    min_tokens: int = 0
+    """Tokens before which neither an end-of-sequence token nor a stop text ends the completion."""
     temperature: float = 1.0
     """0 is greedy."""
     top_p: float = 1.0
     """Nucleus sampling (Holtzman et al. 2020): the smallest set of tokens with this probability mass."""
     top_k: int | None = None
     """Draw from so many most probable tokens only."""
+    min_p: float = 0.0
+    """Only tokens at least this fraction as probable as the most probable one (Nguyen et al., arXiv 2407.01082)."""
+    presence_penalty: float = 0.0
+    """Taken off the logit of a token that the completion has already; -2 to 2."""
+    frequency_penalty: float = 0.0
+    """Taken off the logit of a token for each time that the completion has it; -2 to 2."""
+    repetition_penalty: float = 1.0
+    """Divides the logit, if it is positive, of tokens of prompt and completion, and multiplies it if not (Keskar et
+    al., arXiv 1909.05858)."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its logit); -100 to 100."""
     seed: int | None = None
     """Makes the draw reproducible, whatever else is in the batch."""
-    stop: tuple[str, ...] = ()
-    """Texts that end the completion; they are not part of it."""
     n: int = 1
     """Completions of the prompt; each draws its own tokens."""
-    min_tokens: int = 0
-    """Tokens before which neither an end-of-sequence token nor a stop text ends the completion."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the completion; they are not part of it."""
     ignore_eos: bool = False
     """Go on after the end-of-sequence token; for measurements."""
+    logprobs: bool = False
+    """Tell the log probability of each token, in the model's own distribution: before all of the above."""
+    top_logprobs: int = 0
+    """With ``logprobs``: also the most probable tokens at each place, so many; at most 20."""
+    constraint: Constraint | None = None
+    """What the completion must be as a whole, if it is not cut short by ``max_tokens``."""
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether more than temperature, top_k, top_p and min_p decides."""
+        return bool(
+            self.logit_bias
+            or self.repetition_penalty != 1
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.min_tokens
+            or self.constraint is not None
+        )
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural logarithms of probabilities at one place of the completion."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """(token, log probability) of the most probable ones, descending."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +146,8 @@ class GenerateDelta:
     """Why, when ``finish_reason`` is "error"."""
     index: int = 0
     """Which of the request's ``n`` completions."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of each of ``token_ids``, when the request asks for them."""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.engines.protocol import EngineStats, FinishReason, GenerateDelta, GenerateRequest
+from fastserve_ray.engines.torch.constrained import Constraints
 from fastserve_ray.engines.torch.detokenize import Detokenizer, decoder_of
 from fastserve_ray.engines.torch.limits import eos_token_ids
-from fastserve_ray.engines.torch.sampling import Sampled, make_sampler, sample
+from fastserve_ray.engines.torch.sampling import NOT_FINITE, Sampled, Sampler, sample
 from fastserve_ray.engines.torch.sequence import Place, Sequence
 from fastserve_ray.engines.torch.stop import StopMatcher
 from fastserve_ray.engines.torch.text import TextStream
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from fastserve_ray.engines.torch.runner import Runner
     from fastserve_ray.engines.torch.scheduler import Chunk, Scheduler
-
-NOT_FINITE = "the model's logits are not finite (NaN or infinite)"
 
 
 class TorchEngine:
@@ -55,6 +54,7 @@ class TorchEngine:
         self._eos_ids = eos_token_ids(model, tokenizer)
         self._decode = decoder_of(tokenizer)
         self._special_ids = frozenset(tokenizer.all_special_ids)
+        self._constraints = Constraints(tokenizer, self._vocab_size, self._eos_ids)
         self._open: dict[str, list[Sequence]] = {}
         """By request id, its completions that are not finished."""
         self._arrivals = itertools.count()
@@ -139,7 +139,14 @@ class TorchEngine:
             arrived_at=self._scheduler.clock(),
             max_tokens=min(sampling.max_tokens, self._max_model_len - len(prompt)),
             text=TextStream(detokenizer, StopMatcher(sampling.stop)),
-            sampler=make_sampler(sampling, prompt, vocab_size=self._vocab_size, index=index),
+            sampler=Sampler(
+                sampling,
+                prompt,
+                vocab_size=self._vocab_size,
+                eos_ids=self._eos_ids,
+                matcher=None if sampling.constraint is None else self._constraints.matcher(sampling.constraint),
+                index=index,
+            ),
         )
 
     def _with_siblings(self, ending: list[Chunk], logits: torch.Tensor) -> tuple[list[Sequence], torch.Tensor]:
@@ -175,17 +182,20 @@ class TorchEngine:
 
     def _advance(self, sequence: Sequence, sampled: Sampled | None) -> GenerateDelta:
         if sampled is None:
-            return _delta(sequence, "", None, "error", NOT_FINITE)
+            return _delta(sequence, "", None, "error", sequence.sampler.error or NOT_FINITE)
         token = sampled.token_id
         sequence.token_ids.append(token)
         self._num_generated_tokens += 1
-        may_stop = sequence.num_completion_tokens > sequence.sampling.min_tokens
-        if token in self._eos_ids and not sequence.sampling.ignore_eos and may_stop:
+        if token in self._eos_ids and not sequence.sampling.ignore_eos:
             text, _ = sequence.text.flush()
             return _delta(sequence, text, sampled, "stop")
-        text, stopped = sequence.text.push(token)
+        may_stop = sequence.num_completion_tokens >= sequence.sampling.min_tokens
+        text, stopped = sequence.text.push(token, may_stop=may_stop)
         if stopped:
             return _delta(sequence, text, sampled, "stop")
+        if sequence.sampler.matcher is not None and sequence.sampler.matcher.is_complete:
+            rest, _ = sequence.text.flush()
+            return _delta(sequence, text + rest, sampled, "stop")
         if sequence.num_completion_tokens < sequence.max_tokens:
             return _delta(sequence, text, sampled)
         rest, stopped = sequence.text.flush()
@@ -204,6 +214,7 @@ def _delta(
         index=sequence.index,
         text=text,
         token_ids=() if sampled is None else (sampled.token_id,),
+        logprobs=() if sampled is None or sampled.logprob is None else (sampled.logprob,),
         num_prompt_tokens=sequence.num_prompt_tokens,
         num_completion_tokens=sequence.num_completion_tokens,
         finish_reason=finish_reason,

@@ -16,9 +16,14 @@ class TextStream:
         self._detokenizer = detokenizer
         self._stop = stop
 
-    def push(self, token_id: int) -> tuple[str, bool]:
-        """Text that is final after this token, and whether a stop string ended the completion."""
-        return self._stop.push(self._detokenizer.push(token_id))
+    def push(self, token_id: int, *, may_stop: bool = True) -> tuple[str, bool]:
+        """Text that is final after this token, and whether a stop string ended the completion.
+
+        Args:
+            may_stop: whether stop strings count yet; text that came before they did is not searched.
+        """
+        text = self._detokenizer.push(token_id)
+        return self._stop.push(text) if may_stop else (text, False)
 
     def flush(self) -> tuple[str, bool]:
         """The rest of the text, when the completion ends for another reason; its end may complete a stop string."""

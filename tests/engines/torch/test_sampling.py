@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
+from typing import Any
 
+import pytest
 import torch
+from transformers import (
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from fastserve_ray.engines.protocol import SamplingParams
-from fastserve_ray.engines.torch.sampling import draw, make_generator
+from fastserve_ray.engines.offline import generate_all
+from fastserve_ray.engines.protocol import GenerateRequest, SamplingParams
+from fastserve_ray.engines.torch.sampling import (
+    NOT_FINITE,
+    NOTHING_ALLOWED,
+    Sampled,
+    Sampler,
+    draw,
+    make_generator,
+    sample,
+)
+from tests.engines.tiny import VOCAB_SIZE, build_engine, build_model, generate, greedy, random_prompts
 
 NUM_DRAWS = 4000
 LOGITS = torch.tensor([0.0, 2.0, 1.0, -1.0, float("-inf"), 0.5])
@@ -70,3 +93,157 @@ def test_seeds() -> None:
     assert sequence(2**70 + 5) == sequence(2**70 + 5)
     assert sequence(None) != sequence(None)
     assert make_generator(SamplingParams(temperature=0, seed=1)) is None
+
+
+def test_min_p_is_relative_to_the_most_probable() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    check(draws(SamplingParams(seed=0, min_p=0.5), logits), torch.tensor([0.625, 0.375, 0.0, 0.0]))
+    assert set(draws(SamplingParams(seed=0, min_p=1.0), logits)) == {0}
+    assert set(draws(SamplingParams(seed=0, min_p=0.31, top_p=0.6), logits)) == {0, 1}
+    assert set(draws(SamplingParams(seed=0, min_p=0.5, temperature=100.0), logits)) == {0, 1, 2, 3}
+
+
+def sampler(prompt: tuple[int, ...] = (), vocab_size: int = 40, **sampling: Any) -> Sampler:
+    sampling = {"temperature": 0, **sampling}
+    return Sampler(SamplingParams(**sampling), prompt, vocab_size=vocab_size, eos_ids=(1, 2))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_chain_is_that_of_transformers(seed: int) -> None:
+    """The same support and the same probabilities as transformers' processors in transformers' order."""
+    torch.manual_seed(seed)
+    logits, prompt, generated = torch.randn(40) * 3, (3, 5, 5, 9), (5, 11)
+    processors = LogitsProcessorList(
+        [
+            SequenceBiasLogitsProcessor([[[7], 2.5], [[9], -1.0]]),
+            RepetitionPenaltyLogitsProcessor(1.3),
+            MinNewTokensLengthLogitsProcessor(len(prompt), 4, [1, 2]),
+            TemperatureLogitsWarper(0.7),
+            TopKLogitsWarper(12),
+            TopPLogitsWarper(0.9),
+            MinPLogitsWarper(0.05),
+        ]
+    )
+    ids = torch.tensor([prompt + generated])
+    want = processors(ids, logits[None].clone())[0].softmax(-1)
+    parameters: dict[str, Any] = {"temperature": 0.7, "top_k": 12, "top_p": 0.9, "min_p": 0.05, "seed": seed, "min_tokens": 4}
+    parameters |= {"repetition_penalty": 1.3, "logit_bias": ((7, 2.5), (9, -1.0))}
+    ours = sampler(prompt, **parameters)
+    for token in generated:
+        ours._note(token)
+    scores = ours._changed(logits)
+    check(Counter(draw(scores, ours.sampling, ours.generator) for _ in range(NUM_DRAWS)), want)
+
+
+def test_presence_and_frequency_count_the_completion_only() -> None:
+    logits = torch.zeros(40)
+    logits[[4, 6]] = torch.tensor([3.0, 2.0])
+    frequent = sampler((4, 4), frequency_penalty=0.75)
+    assert [found.token_id for found in map(frequent.sample, [logits] * 4) if found] == [4, 4, 6, 4]
+    present = sampler((4, 4), presence_penalty=1.5)
+    assert [found.token_id for found in map(present.sample, [logits] * 4) if found] == [4, 6, 4, 4]
+
+
+def test_bias_bans_and_forces() -> None:
+    logits = torch.randn(40)
+    best = int(logits.argmax())
+    banned = sampler(logit_bias=((best, -100.0),)).sample(logits)
+    assert banned is not None
+    assert banned.token_id == int(logits.topk(2).indices[1])
+    forced = sampler(logit_bias=((17, 100.0),)).sample(logits)
+    assert forced == Sampled(17)
+
+
+def test_logprobs_are_the_models_own() -> None:
+    logits = torch.randn(40)
+    found = sampler(logprobs=True, top_logprobs=3, logit_bias=((17, 100.0),), temperature=0.3, seed=1).sample(logits)
+    assert found is not None
+    assert found.logprob is not None
+    want = logits.log_softmax(-1)
+    assert found.token_id == found.logprob.token_id == 17
+    assert found.logprob.logprob == pytest.approx(float(want[17]))
+    values, ids = want.topk(3)
+    assert [token for token, _ in found.logprob.top] == ids.tolist()
+    assert [value for _, value in found.logprob.top] == pytest.approx(values.tolist())
+
+
+def test_a_row_without_numbers_fails_alone() -> None:
+    logits = torch.randn(3, 40)
+    logits[1, 3] = float("nan")
+    rows = [sampler(), sampler(), sampler(frequency_penalty=1.0)]
+    first, bad, last = sample(logits, rows)
+    assert (first, last) == (Sampled(int(logits[0].argmax())), Sampled(int(logits[2].argmax())))
+    assert bad is None
+    assert rows[1].error == NOT_FINITE
+
+
+def test_nothing_left_to_draw_is_told() -> None:
+    everything = sampler(vocab_size=3, min_tokens=1, logit_bias=((0, float("-inf")),))
+    assert everything.sample(torch.zeros(3)) is None
+    assert everything.error == NOTHING_ALLOWED
+
+
+PLAIN = SamplingParams(max_tokens=12, temperature=0)
+MANY = [
+    PLAIN,
+    SamplingParams(max_tokens=12, seed=4, temperature=0.9, top_p=0.9, frequency_penalty=0.5),
+    SamplingParams(max_tokens=12, seed=4, min_p=0.1, repetition_penalty=1.2),
+    SamplingParams(max_tokens=12, temperature=0, logprobs=True, top_logprobs=2, presence_penalty=1.0),
+    SamplingParams(max_tokens=12, seed=4, logit_bias=((7, 3.0),), n=2, min_tokens=6),
+]
+
+
+def test_alone_and_in_company() -> None:
+    model, prompts = build_model(initializer_range=0.1), random_prompts(len(MANY))
+    engine = build_engine(model)
+    requests = [GenerateRequest(str(at), prompts[at], sampling) for at, sampling in enumerate(MANY)]
+    together = [(found.request_id, found.index, found.token_ids) for found in generate_all(engine, requests)]
+    alone = [
+        (found.request_id, found.index, found.token_ids)
+        for request in requests
+        for found in generate_all(engine, [request])
+    ]
+    assert together == alone
+
+
+def test_logprobs_of_a_completion_are_those_of_the_model() -> None:
+    model, prompt = build_model(), random_prompts(1)[0]
+    want = generate(model, prompt, 8)
+    ids = torch.tensor([prompt + want])
+    with torch.inference_mode():
+        expected = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    (found,) = generate_all(build_engine(model), [greedy("a", prompt, 8, logprobs=True, top_logprobs=1)])
+    assert found.token_ids == want
+    assert [step.token_id for step in found.logprobs] == list(want)
+    at = torch.arange(8)
+    assert [step.logprob for step in found.logprobs] == pytest.approx(expected[at, list(want)].tolist(), abs=1e-4)
+    assert [step.top for step in found.logprobs] == [((step.token_id, step.logprob),) for step in found.logprobs]
+
+
+def test_min_tokens_hold_back_ends_and_stops() -> None:
+    model = build_model()
+    prompt = random_prompts(1)[0]
+    want = generate(model, prompt)
+    model.generation_config.eos_token_id = want[3]
+    engine = build_engine(model)
+    (early,) = generate_all(engine, [greedy("a", prompt, 20)])
+    assert early.num_completion_tokens <= 4
+    (late,) = generate_all(engine, [greedy("a", prompt, 20, min_tokens=9)])
+    assert late.num_completion_tokens > 9 or late.finish_reason == "length"
+    assert want[3] not in late.token_ids[:9]
+    (whole,) = generate_all(engine, [greedy("a", prompt, 20, ignore_eos=True)])
+    stop = next(char for char in whole.text if char.isascii())
+    (stopped,) = generate_all(engine, [greedy("a", prompt, 20, ignore_eos=True, stop=(stop,))])
+    (held,) = generate_all(engine, [greedy("a", prompt, 20, ignore_eos=True, stop=(stop,), min_tokens=15)])
+    assert stopped.num_completion_tokens < 15 <= held.num_completion_tokens
+
+
+def test_seeds_of_several_completions_differ() -> None:
+    assert VOCAB_SIZE > 40
+    base = SamplingParams(seed=9)
+    first, second = make_generator(base, 0), make_generator(base, 1)
+    plain = make_generator(dataclasses.replace(base))
+    assert first is not None
+    assert second is not None
+    assert plain is not None
+    assert first.initial_seed() == plain.initial_seed() != second.initial_seed()
