@@ -126,7 +126,14 @@ def test_the_chain_is_that_of_transformers(seed: int) -> None:
     )
     ids = torch.tensor([prompt + generated])
     want = processors(ids, logits[None].clone())[0].softmax(-1)
-    parameters: dict[str, Any] = {"temperature": 0.7, "top_k": 12, "top_p": 0.9, "min_p": 0.05, "seed": seed, "min_tokens": 4}
+    parameters: dict[str, Any] = {
+        "temperature": 0.7,
+        "top_k": 12,
+        "top_p": 0.9,
+        "min_p": 0.05,
+        "seed": seed,
+        "min_tokens": 4,
+    }
     parameters |= {"repetition_penalty": 1.3, "logit_bias": ((7, 2.5), (9, -1.0))}
     ours = sampler(prompt, **parameters)
     for token in generated:
