@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -36,7 +37,8 @@ class Workload:
     def arrivals(self, rate: float, seconds: float, *, seed: int = 0) -> list[Arrival]:
         """Open-loop: a Poisson process of ``rate`` requests a second; what comes does not depend on what is done."""
         draw = random.Random(seed)
-        arrivals, now = [], draw.expovariate(rate)
+        arrivals: list[Arrival] = []
+        now = draw.expovariate(rate)
         while now < seconds:
             prompt, completion = self.lengths[len(arrivals) % len(self.lengths)]
             arrivals.append(Arrival(now, prompt, completion))
@@ -58,10 +60,10 @@ TRACES: dict[str, Callable[[Path], Workload]] = {"azure_2023_conv": azure_conv, 
 
 
 def lognormal(*, count: int = 20_000, seed: int = 0) -> Workload:
-    """Completions of a lognormal length with σ = 1.5: most are short, a few hundredths take half of the work."""
+    """Completions of a lognormal length with σ = 1.5: most are short, a tenth of them are half of the work."""
     draw = random.Random(seed)
     # the mean of a lognormal is median * exp(σ² / 2)
-    median = LOGNORMAL_MEAN / 2.718281828 ** (LOGNORMAL_SIGMA**2 / 2)
+    median = LOGNORMAL_MEAN / math.exp(LOGNORMAL_SIGMA**2 / 2)
     rows = [(draw.randint(*LOGNORMAL_PROMPT), median * draw.lognormvariate(0, LOGNORMAL_SIGMA)) for _ in range(count)]
     return Workload("lognormal 1.5", tuple(_cut(prompt, completion) for prompt, completion in rows))
 

@@ -18,7 +18,7 @@ class Arrival:
     """Seconds from the start."""
     num_prompt_tokens: int
     num_completion_tokens: int
-    """When it will end; no policy is told unless ``knows_length``."""
+    """When it will end; policies are not told, unless the run is an oracle's."""
     share_key: str = ""
     priority: int = 0
 

@@ -1,7 +1,7 @@
 """A discrete-event simulation of the generate engine: the real `Scheduler` and policy, a fake clock, no model.
 
-An event is a step or an arrival. Everything that decides is the engine's own code; only the seconds of a step come from a
-`TimeModel`, so that a larger machine can be judged by giving its profile.
+An event is a step or an arrival. Everything that decides is the engine's own code; only the seconds of a step come from
+a `TimeModel`, so that a larger machine can be judged by giving its profile.
 """
 
 from __future__ import annotations

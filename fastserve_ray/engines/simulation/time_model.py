@@ -1,7 +1,8 @@
 """How long a step takes by what it reads: linear in rows, tokens and context.
 
-The fixed part is the reading of the weights, which all sequences of a step share; rows and prompt tokens cost arithmetic;
-context costs the reading of keys and values. What is bent in a real machine (caches, kernels chosen by size) is lost.
+The fixed part is the reading of the weights, which all sequences of a step share; rows and prompt tokens cost
+arithmetic; context costs the reading of keys and values. What is bent in a real machine (caches, kernels chosen by
+size) is lost.
 """
 
 from __future__ import annotations

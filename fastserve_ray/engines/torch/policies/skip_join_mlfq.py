@@ -5,14 +5,16 @@ quantum covers its prompt, min{k : q_k >= t_prefill}, since nothing useful comes
 skips those before. When the service it was given in a queue exceeds the quantum it moves down one. So a job overtakes
 those that have had more than it needs, without anybody knowing how long it will be.
 
-Service is a job's own: its tokens at the measured speed, not the time of steps that it shares. A job that has not
-been served for α seconds moves up to the first queue. A job that was made to wait ``max_preemptions`` times is not
-preempted any more: it goes in front of all queues.
+Service is a job's own: its tokens at the measured speed, not the time of steps that it shares. A job that has not been
+served for α seconds moves up to the first queue. A job that was made to wait ``max_preemptions`` times is not preempted
+any more: it goes in front of all queues.
 
-Serving in slices pays only when lengths vary. In an M/G/1 queue of load ρ the mean delay is ρ/(1-ρ) · (1+C²)/2 mean
-services when jobs run to their ends and ρ/(1-ρ) when they share the server, with C² the squared coefficient of
-variation of service: sharing wins when C² > 1 (Kleinrock 1976, Queueing Systems II, 1.7 and 4.4). So while the
-completions seen vary less than `MIN_SQUARED_VARIATION`, jobs keep the queue that they joined.
+Making way for newcomers pays only where completions are heavy-tailed. When what a job still needs does not grow with
+what it was given, the best order that knows no lengths lets it run to its end (Gittins; Righter and Shanthikumar 1989),
+and slices only keep more jobs, with their keys and values, half done. So of the completions seen the policy takes the
+mean residual service, E[X - a | X > a], and a job that was given a is demoted only where that is clearly above E[X],
+what a newcomer needs: at least `MIN_RESIDUAL` times. An exponential has 1 everywhere; a lognormal with σ = 1.5 has 1.5
+at its median and 2.4 at its mean. Elsewhere jobs keep the queue that they joined by their prompts.
 """
 
 from __future__ import annotations
@@ -29,8 +31,12 @@ if TYPE_CHECKING:
     from fastserve_ray.engines.torch.profile import Profile
     from fastserve_ray.spec.serve import SchedulerSpec
 
-MIN_SQUARED_VARIATION = 1.0
-"""Of the service of completed jobs: above it jobs are demoted. See the module's text."""
+MIN_RESIDUAL = 1.5
+"""Of E[X]: mean residual service from which on a job makes way. Above 1, what an exponential has, since preemptions and
+kept blocks cost too, and since a few hundred completions tell the mean residual only roughly."""
+PROMOTE_FACTOR = 2.0
+"""α over the mean time in the system. First come, first served makes everybody wait about that mean in an overload; with
+a factor of 1 most jobs are promoted and the order is that again, and the factor bounds what the slowest lose by it."""
 
 
 @dataclass(slots=True)
@@ -60,20 +66,21 @@ class SkipJoinMlfq:
         self._states: dict[str, _State] = {}
         self._load = ObservedLoad()
 
-    @property
-    def demotes(self) -> bool:
-        """Whether jobs move down, or run to their ends in the queue that they joined."""
-        variation = self._load.squared_variation
-        return variation is None or variation > MIN_SQUARED_VARIATION
+    def demotes(self, attained: float) -> bool:
+        """Whether a job that was given ``attained`` seconds in all makes way for others; True until enough have ended
+        to tell. See the module's text."""
+        seen = self._load.distribution
+        return seen is None or seen.mean_residual(attained) >= MIN_RESIDUAL * seen.mean
 
     @property
     def promote_after(self) -> float:
-        """α in seconds: as the spec says; else the mean time in the system by Little's law, W = N / λ, of the jobs
-        that are here and the rate at which jobs have ended. Infinite until enough have ended to tell."""
+        """α in seconds: as the spec says; else `PROMOTE_FACTOR` times the mean time in the system by Little's law,
+        W = N / λ, of the jobs that are here and the rate at which jobs have ended. Infinite until enough have ended to
+        tell."""
         if self._spec.promote_after_s is not None:
             return self._spec.promote_after_s
         rate = self._load.completions_per_second
-        return float("inf") if rate is None else len(self._states) / rate
+        return float("inf") if rate is None else PROMOTE_FACTOR * len(self._states) / rate
 
     def quantum(self, level: int) -> float:
         """Seconds of service in queue ``level``, which counts from 0; the last queue has no end."""
@@ -98,7 +105,7 @@ class SkipJoinMlfq:
         state.attained += service
         state.total += service
         state.served_at = now
-        if state.attained > self.quantum(state.level) and self.demotes:
+        if state.attained > self.quantum(state.level) and self.demotes(state.total):
             self._move(state, state.level + 1, now)
 
     def remove(self, job: Job) -> None:
