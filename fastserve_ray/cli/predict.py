@@ -11,7 +11,7 @@ import click
 from fastserve_ray.cli.common import set_option
 from fastserve_ray.cli.inputs import read_texts
 from fastserve_ray.cli.target import Target, resolve_target
-from fastserve_ray.engines.protocol import GenerateRequest, SamplingParams
+from fastserve_ray.engines.protocol import SamplingParams
 from fastserve_ray.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,13 +92,9 @@ def _classified(engine: Any, texts: Sequence[str]) -> Iterator[Row]:
 
 
 def _completed(engine: Any, texts: Sequence[str], sampling: SamplingParams) -> Iterator[Row]:
-    from fastserve_ray.engines.offline import generate_all
+    from fastserve_ray.engines.offline import complete_texts
 
-    requests = [
-        GenerateRequest(str(number), tuple(engine.tokenizer(text)["input_ids"]), sampling)
-        for number, text in enumerate(texts)
-    ]
-    for text, completion in zip(texts, generate_all(engine, requests), strict=True):
+    for text, completion in zip(texts, complete_texts(engine, texts, sampling), strict=True):
         yield {"input": text, "text": completion.text, "finish_reason": completion.finish_reason}
 
 

@@ -60,6 +60,19 @@ def generate_all(engine: GenerateEngine, requests: Sequence[GenerateRequest]) ->
     return [_completion(its) for its in deltas.values()]
 
 
+def complete_texts(engine: GenerateEngine, texts: Sequence[str], sampling: SamplingParams) -> list[Completion]:
+    """Tokenize ``texts`` and complete them together; ``sampling.n`` completions of each, side by side.
+
+    Raises:
+        EngineError: a text cannot be accepted, or a step failed.
+    """
+    tokenizer: Any = engine.tokenizer
+    return generate_all(
+        engine,
+        [GenerateRequest(str(at), tuple(tokenizer(text)["input_ids"]), sampling) for at, text in enumerate(texts)],
+    )
+
+
 def _completion(deltas: Sequence[GenerateDelta]) -> Completion:
     last = deltas[-1]
     assert last.finish_reason is not None, "an engine without work left has ended every request"

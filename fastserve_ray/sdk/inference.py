@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any, cast
 
-from fastserve_ray.engines.offline import generate_all
-from fastserve_ray.engines.protocol import GenerateRequest, Prediction, SamplingParams
+from fastserve_ray.engines.offline import complete_texts
+from fastserve_ray.engines.protocol import Prediction, SamplingParams
 from fastserve_ray.errors import UsageError
 from fastserve_ray.sdk.handles import loaded
 
@@ -44,12 +44,7 @@ class InferenceEngine:
             return list(self._classify(texts))
         sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
         engine = cast("GenerateEngine", self._engine)
-        tokenizer: Any = engine.tokenizer
-        requests = [
-            GenerateRequest(str(number), tuple(tokenizer(text)["input_ids"]), sampling)
-            for number, text in enumerate(texts)
-        ]
-        return [completion.text for completion in generate_all(engine, requests)]
+        return [completion.text for completion in complete_texts(engine, texts, sampling)]
 
     def _classify(self, texts: Sequence[str]) -> list[Prediction]:
         return cast("BatchEngine", self._engine).predict(texts)
