@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from fastserve_ray.engines.protocol import GenerateRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
         FinishReason,
         GenerateDelta,
         GenerateEngine,
-        GenerateRequest,
+        SamplingParams,
         TokenLogprob,
     )
 
