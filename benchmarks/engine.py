@@ -48,7 +48,7 @@ class Shape:
         """Whether 16 requests one by one take seconds, not minutes."""
         return self.hidden_size < 256
 
-    def build(self) -> Any:
+    def build(self, max_model_len: int = MAX_MODEL_LEN) -> Any:
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=self.vocab_size,
@@ -57,7 +57,7 @@ class Shape:
             num_hidden_layers=self.num_layers,
             num_attention_heads=self.num_heads,
             num_key_value_heads=self.num_kv_heads,
-            max_position_embeddings=MAX_MODEL_LEN,
+            max_position_embeddings=max_model_len,
             tie_word_embeddings=True,
             eos_token_id=None,
             pad_token_id=0,

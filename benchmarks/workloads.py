@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from dataclasses import dataclass
@@ -15,13 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-MAX_MODEL_LEN = 1024
-SCALE = 1 / 8
-"""Of the traces' lengths: 8,192 tokens become 1,024."""
+TRACE_LEN = 8192
+"""Tokens of a request at most: traces are scaled by what the model takes over this."""
 LOGNORMAL_SIGMA = 1.5
-LOGNORMAL_MEAN = 48
-"""Tokens, before the longest are cut to what the model takes."""
-LOGNORMAL_PROMPT = (8, 64)
+LOGNORMAL_MEAN = 384
+"""Tokens of a completion, at full scale and before the longest are cut to what the model takes."""
+LOGNORMAL_PROMPT = (64, 512)
 
 Lengths = tuple[int, int]
 """(prompt tokens, completion tokens)."""
@@ -34,49 +34,63 @@ class Workload:
     name: str
     lengths: tuple[Lengths, ...]
 
-    def arrivals(self, rate: float, seconds: float, *, seed: int = 0) -> list[Arrival]:
-        """Open-loop: a Poisson process of ``rate`` requests a second; what comes does not depend on what is done."""
+    def arrivals(self, tokens_per_second: float, seconds: float, *, seed: int = 0) -> list[Arrival]:
+        """Open-loop: what comes does not depend on what is done. A Poisson process given the number of its arrivals,
+        which is chosen so that the completions add up to ``tokens_per_second``: the load is exact in every sample."""
+        lengths, to_come = [], tokens_per_second * seconds
+        for prompt, completion in itertools.cycle(self.lengths):
+            if to_come <= 0:
+                break
+            lengths.append((prompt, completion))
+            to_come -= completion
         draw = random.Random(seed)
-        arrivals: list[Arrival] = []
-        now = draw.expovariate(rate)
-        while now < seconds:
-            prompt, completion = self.lengths[len(arrivals) % len(self.lengths)]
-            arrivals.append(Arrival(now, prompt, completion))
-            now += draw.expovariate(rate)
-        return arrivals
+        times = sorted(draw.uniform(0, seconds) for _ in lengths)
+        return [Arrival(at, *tokens) for at, tokens in zip(times, lengths, strict=True)]
+
+    def at_once(self, count: int) -> list[Arrival]:
+        """The first ``count`` requests, all there at the start."""
+        return [Arrival(0.0, *tokens) for tokens in itertools.islice(itertools.cycle(self.lengths), count)]
 
 
-def azure_conv(folder: Path) -> Workload:
+def azure_conv(folder: Path, max_model_len: int) -> Workload:
     """Lengths of Azure's conversation trace of 2023 (Patel et al., Splitwise, ISCA 2024)."""
-    return _from_trace("azure_2023_conv", folder, "context_tokens", "generated_tokens")
+    return _from_trace("azure_2023_conv", folder, "context_tokens", "generated_tokens", max_model_len)
 
 
-def sharegpt(folder: Path) -> Workload:
+def sharegpt(folder: Path, max_model_len: int) -> Workload:
     """Lengths of ShareGPT conversations of up to 8,192 tokens (project etalon)."""
-    return _from_trace("sharegpt_8k_lengths", folder, "prefill_tokens", "decode_tokens")
+    return _from_trace("sharegpt_8k_lengths", folder, "prefill_tokens", "decode_tokens", max_model_len)
 
 
-TRACES: dict[str, Callable[[Path], Workload]] = {"azure_2023_conv": azure_conv, "sharegpt_8k_lengths": sharegpt}
+TRACES: dict[str, Callable[[Path, int], Workload]] = {"azure_2023_conv": azure_conv, "sharegpt_8k_lengths": sharegpt}
 
 
-def lognormal(*, count: int = 20_000, seed: int = 0) -> Workload:
-    """Completions of a lognormal length with σ = 1.5: most are short, a tenth of them are half of the work."""
+def lognormal(max_model_len: int, *, count: int = 20_000, seed: int = 0) -> Workload:
+    """Completions of a lognormal length with σ = 1.5: a tenth of them are more than half of the work."""
     draw = random.Random(seed)
-    # the mean of a lognormal is median * exp(σ² / 2)
+    # The mean of a lognormal is its median times exp(σ² / 2).
     median = LOGNORMAL_MEAN / math.exp(LOGNORMAL_SIGMA**2 / 2)
     rows = [(draw.randint(*LOGNORMAL_PROMPT), median * draw.lognormvariate(0, LOGNORMAL_SIGMA)) for _ in range(count)]
-    return Workload("lognormal 1.5", tuple(_cut(prompt, completion) for prompt, completion in rows))
+    return Workload("lognormal 1.5", tuple(_scaled(*row, max_model_len) for row in rows))
 
 
-def _from_trace(name: str, folder: Path, prompt: str, completion: str, *, seed: int = 0) -> Workload:
+def _from_trace(
+    name: str, folder: Path, prompt: str, completion: str, max_model_len: int, *, seed: int = 0
+) -> Workload:
     """The trace's lengths in random order, so that any run's beginning is a sample of the whole."""
     table = pq.read_table(folder / f"{name}.parquet", columns=[prompt, completion])
     rows = list(zip(table[prompt].to_pylist(), table[completion].to_pylist(), strict=True))
     random.Random(seed).shuffle(rows)
-    return Workload(name, tuple(_cut(tokens * SCALE, generated * SCALE) for tokens, generated in rows))
+    return Workload(name, tuple(_scaled(*row, max_model_len) for row in rows))
 
 
-def _cut(prompt: float, completion: float) -> Lengths:
+def _scaled(prompt: float, completion: float, max_model_len: int) -> Lengths:
     """To whole tokens, at least one of each, that fit the model together."""
-    num_completion = min(max(1, round(completion)), MAX_MODEL_LEN * 3 // 4)
-    return min(max(1, round(prompt)), MAX_MODEL_LEN - num_completion), num_completion
+    scale = max_model_len / TRACE_LEN
+    num_completion = min(max(1, round(completion * scale)), max_completion(max_model_len))
+    return min(max(1, round(prompt * scale)), max_model_len - num_completion), num_completion
+
+
+def max_completion(max_model_len: int) -> int:
+    """Tokens that a request allows for its completion: three quarters of what the model takes."""
+    return max_model_len * 3 // 4

@@ -1,0 +1,169 @@
+"""Measures peers: converts the model for each, starts each alone, then all in turn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.peers.environments import OUR_ENVIRONMENT, python_of
+from benchmarks.peers.process import Command, PeerError, PeerProcess
+from benchmarks.peers.table import Measured
+from benchmarks.peers.weights import make_model_folder
+from benchmarks.peers.workload import mixed_batch, single_decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from benchmarks.peers.workload import Shape
+
+DONE = "converted"
+"""Published last in a converted folder."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One engine in one precision."""
+
+    module: str
+    environment: str
+    precision: str
+
+    @property
+    def is_ours(self) -> bool:
+        return self.module == "ours"
+
+
+PEERS = {
+    "ours fp32": Peer("ours", OUR_ENVIRONMENT, "fp32"),
+    "ours int8-weight-only": Peer("ours", OUR_ENVIRONMENT, "int8-weight-only"),
+    "ours int8-dynamic": Peer("ours", OUR_ENVIRONMENT, "int8-dynamic"),
+    "openvino fp32": Peer("openvino", "openvino", "fp32"),
+    "openvino int8": Peer("openvino", "openvino", "int8"),
+    "vllm fp32": Peer("vllm", "vllm", "fp32"),
+    "llama.cpp f32": Peer("llama_cpp", "llama_cpp", "f32"),
+    "llama.cpp q8_0": Peer("llama_cpp", "llama_cpp", "q8_0"),
+    "hf generate fp32": Peer("hugging_face", OUR_ENVIRONMENT, "fp32"),
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One run of the benchmark."""
+
+    folder: Path
+    shape: Shape
+    threads: int
+    rounds: int
+    starts: int
+    """Of each engine alone."""
+    timeout: float
+    lock: Callable[[], AbstractContextManager[object]]
+    """Held while something is measured."""
+
+    def command(self, peer: Peer, *arguments: str) -> Command:
+        return Command(
+            python_of(peer.environment, self.folder),
+            f"benchmarks.peers.{peer.module}",
+            arguments,
+            self.folder / "logs" / f"{self.shape.name}-{peer.module}-{peer.precision}-{arguments[0]}.log",
+        )
+
+    def model_folder(self, peer: Peer) -> Path:
+        """A peer's own files: PSS would halve what two processes map of one file."""
+        return self.folder / "models" / self.shape.name / f"{peer.module}-{peer.precision}"
+
+    def prepare(self, peer: Peer) -> None:
+        """Convert the model for a peer unless that is done.
+
+        Raises:
+            PeerError: it cannot be.
+        """
+        source, target = self.folder / "models" / self.shape.name / "source", self.model_folder(peer)
+        if not (source / DONE).exists():
+            make_model_folder(self.shape, source)
+            (source / DONE).touch()
+        if (target / DONE).exists():
+            return
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        command = self.command(peer, "convert", str(source), str(target), peer.precision)
+        process = command.popen(self.threads)
+        try:
+            process.communicate(timeout=self.timeout)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise PeerError(f"its model was not converted in {self.timeout:.0f} s") from error
+        if process.returncode != 0:
+            raise PeerError(f"its model could not be converted: {command.last_line()}")
+        (target / DONE).touch()
+
+    def start(self, peer: Peer) -> PeerProcess:
+        arguments = (str(self.model_folder(peer)), str(self.threads), peer.precision)
+        return PeerProcess(self.command(peer, "serve", *arguments), threads=self.threads, timeout=self.timeout)
+
+    def measure_alone(self, peer: Peer, result: Measured) -> None:
+        """Seconds until ready, and memory over one batch."""
+        with self.lock():
+            process = self.start(peer)
+            try:
+                process.run(mixed_batch().draw(self.shape.vocab_size, seed=-1))
+            finally:
+                process.stop()
+        result.versions = ", ".join(f"{name} {number}" for name, number in process.versions.items())
+        result.ready_seconds.append(process.ready_seconds)
+        result.peak_bytes = process.memory.peak_bytes
+
+    def measure_round(self, number: int, process: PeerProcess, result: Measured) -> None:
+        """One batch and one single request; the first round warms up."""
+        with self.lock():
+            of_batch = process.run(mixed_batch().draw(self.shape.vocab_size, seed=number))
+            (of_single,) = process.run(single_decode().draw(self.shape.vocab_size, seed=number))
+        result.idle_share = process.idle_share
+        if number > 0:
+            result.batches.append(of_batch)
+            result.singles.append(of_single)
+
+
+@contextmanager
+def noting_failure(result: Measured) -> Iterator[None]:
+    """A peer that cannot be run says why in its row."""
+    try:
+        yield
+    except PeerError as error:
+        result.failure = str(error)
+
+
+def measure_all(bench: Bench, names: Sequence[str], say: Callable[[str], None]) -> dict[str, Measured]:
+    """Everything about the peers ``names``, in their order; one that fails says why, and the others go on."""
+    measured = {name: Measured(PEERS[name].precision, PEERS[name].is_ours) for name in names}
+    for name, result in measured.items():
+        with noting_failure(result):
+            bench.prepare(PEERS[name])
+            for _ in range(bench.starts):
+                bench.measure_alone(PEERS[name], result)
+            say(f"{name}: ready after {result.ready_seconds[-1]:.1f} s")
+    _measure_in_turn(bench, {name: result for name, result in measured.items() if result.failure is None}, say)
+    return measured
+
+
+def _measure_in_turn(bench: Bench, measured: dict[str, Measured], say: Callable[[str], None]) -> None:
+    with ExitStack() as stack:
+        processes: dict[str, PeerProcess] = {}
+        for name, result in measured.items():
+            with noting_failure(result), bench.lock():
+                processes[name] = bench.start(PEERS[name])
+                stack.callback(processes[name].stop)
+                processes[name].memory.stop()
+                result.ready_seconds.append(processes[name].ready_seconds)
+        for number in range(bench.rounds + 1):
+            for name, process in processes.items():
+                if measured[name].failure is None:
+                    with noting_failure(measured[name]):
+                        bench.measure_round(number, process, measured[name])
+            say(f"round {number} of {bench.rounds}, load average {os.getloadavg()[0]:.1f}")

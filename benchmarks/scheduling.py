@@ -1,0 +1,232 @@
+"""Scheduling policies on one engine and machine, open-loop, beside a simulation of the same runs.
+
+Requests come in a Poisson process at 0.7, 0.9 and 1.1 of what the engine can do, which is measured first: output tokens a
+second of a full batch, first come, first served. Lengths are those of public traces, scaled to a small model, and of a
+heavy-tailed lognormal. Every policy gets the same requests at the same times; only "srpt" knows lengths beforehand, as an
+oracle. The simulation takes the same arrivals, the engine's own scheduler and a time model fitted to the measured steps.
+A last table simulates a GPU with the traces' real lengths, from a profile made by arithmetic.
+
+    python -m benchmarks.scheduling [--quick] [--traces FOLDER] [--only NAME] [--simulate-only] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from benchmarks.common import Figure, make_parser, report
+from benchmarks.engine import SHAPES
+from benchmarks.open_loop import Bench, MeasuredRun
+from benchmarks.workloads import TRACES, Workload, lognormal, max_completion
+from fastserve_ray.engines.simulation.simulator import SimulatedRun, Simulator
+from fastserve_ray.engines.simulation.time_model import TimeModel
+from fastserve_ray.engines.torch.profile import Profile
+from fastserve_ray.spec.serve import EngineSpec, SchedulerSpec
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from fastserve_ray.engines.simulation.outcome import Arrival, Summary
+
+POLICIES = ("fcfs", "skip-join-mlfq", "srpt")
+LOADS = (0.7, 0.9, 1.1)
+SHAPE = SHAPES[1]
+NUM_SATURATING = 2000
+"""Requests that are there at once when capacity is measured: more than are served meanwhile."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is served, where, and for how long."""
+
+    name: str
+    spec: EngineSpec
+    max_model_len: int
+    seconds: float
+    """In which requests come; a run lasts until all of them have ended."""
+    calibration_seconds: float
+    loads: tuple[float, ...] = LOADS
+
+    def spec_of(self, policy: str) -> EngineSpec:
+        return self.spec.model_copy(update={"scheduler": SchedulerSpec(policy=policy)})
+
+    def workloads(self, traces: Path | None, only: str | None) -> list[Workload]:
+        loads = [lognormal(self.max_model_len)]
+        if traces is not None:
+            loads += [load(traces, self.max_model_len) for load in TRACES.values()]
+        return [load for load in loads if only is None or only in load.name]
+
+
+HERE = Setting(
+    "this machine",
+    EngineSpec(max_num_seqs=16, max_num_batched_tokens=256, kv_cache_tokens=8192, kv_host_tokens=16384),
+    max_model_len=1024,
+    seconds=20,
+    calibration_seconds=8,
+)
+"""The cache holds half of what 16 of the longest requests need, so that preempted ones must move to the host."""
+GPU = Setting(
+    "GPU, 8B, simulated",
+    EngineSpec(
+        max_num_seqs=64,
+        max_num_batched_tokens=2048,
+        kv_cache_tokens=400_000,
+        kv_host_tokens=800_000,
+        prefix_caching=False,
+    ),
+    max_model_len=8192,
+    seconds=300,
+    calibration_seconds=100,
+)
+GPU_TIMES = TimeModel(fixed=0.0080, row=0.00003, prompt_token=0.0001, context_token=6.6e-8, swapped_block=0.0001)
+"""A model of 8.0e9 parameters in bf16 with 8 KV heads of 128 in 32 layers, on a card with 2.0 TB/s, 312 TFLOP/s and
+PCIe of 20 GB/s, by arithmetic: weights 16 GB a step; 1.6e10 operations a prompt token at half of the peak, and a row of
+decoding at what hides behind the reading of weights; keys and values of 131 KB a token; a block of 16 tokens 2.1 MB."""
+GPU_PROFILE = Profile(prefill=((16, 0.0096), (2048, 0.2128)), decode_seconds=0.00803)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a machine can do with a workload."""
+
+    profile: Profile
+    times: TimeModel
+    tokens_per_second: float
+    """Completion tokens, first come, first served, with a full batch."""
+
+
+def main() -> None:
+    args = _arguments()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    traces = _traces(args.traces)
+    here, gpu = HERE, GPU
+    if args.seconds is not None:
+        here = replace(here, seconds=args.seconds)
+    if args.quick:
+        here = replace(here, seconds=4, calibration_seconds=3, loads=(1.1,))
+        gpu = replace(gpu, seconds=60, calibration_seconds=30, loads=(1.1,))
+    rows = [] if args.simulate_only else _rows_here(here, traces, args.only)
+    rows += [row for load in gpu.workloads(traces, args.only) for row in _rows_simulated(gpu, load)]
+    report("scheduling policies, open-loop", rows, json_file=args.json)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--traces", type=Path, metavar="FOLDER", help="default: $FASTSERVE_SHARED/data/traces")
+    parser.add_argument("--only", metavar="NAME", help="workloads whose name has this in it")
+    parser.add_argument("--simulate-only", action="store_true", help="only the simulated GPU")
+    parser.add_argument("--seconds", type=float, help=f"in which requests come, each run; default {HERE.seconds}")
+    parser.add_argument("--threads", type=int, help="torch threads")
+    return parser.parse_args()
+
+
+def _traces(folder: Path | None) -> Path | None:
+    """The folder with the traces; None, and said so, when it is not there."""
+    if folder is None and "FASTSERVE_SHARED" in os.environ:
+        folder = Path(os.environ["FASTSERVE_SHARED"]) / "data" / "traces"
+    if folder is not None and folder.is_dir():
+        return folder
+    print(f"did not run: {', '.join(TRACES)}; no folder of traces (--traces, now {folder})")
+    return None
+
+
+def _rows_here(setting: Setting, traces: Path | None, only: str | None) -> list[dict[str, Figure]]:
+    max_tokens = max_completion(setting.max_model_len)
+    bench = Bench(SHAPE, setting.spec, max_model_len=setting.max_model_len, max_tokens=max_tokens)
+    rows = []
+    for load in setting.workloads(traces, only):
+        able = _calibrate(setting, bench, load)
+        print(f"{load.name}: {able.tokens_per_second:.0f} tokens/s; {able.times}; {able.profile}", flush=True)
+        for factor in setting.loads:
+            arrivals = load.arrivals(factor * able.tokens_per_second, setting.seconds)
+            summaries: dict[str, dict[str, Summary]] = {"engine": {}, "simulation": {}}
+            for policy in POLICIES:
+                summaries["engine"][policy] = _measure(setting, bench, policy, arrivals)
+                summaries["simulation"][policy] = _simulate(setting, able, policy, arrivals).summary
+            for where, by_policy in summaries.items():
+                rows += _rows(load.name, factor, where, by_policy)
+    return rows
+
+
+def _calibrate(setting: Setting, bench: Bench, load: Workload) -> Calibration:
+    run = bench.run(load.at_once(NUM_SATURATING), setting.spec_of("fcfs"), stop_after=setting.calibration_seconds)
+    times = replace(TimeModel.fit(run.steps), swapped_block=0.0)
+    return Calibration(bench.profile, times, run.num_tokens / run.seconds)
+
+
+def _measure(setting: Setting, bench: Bench, policy: str, arrivals: Sequence[Arrival]) -> Summary:
+    run: MeasuredRun = bench.run(arrivals, setting.spec_of(policy), knows_lengths=policy == "srpt")
+    assert run.summary is not None
+    return run.summary
+
+
+def _rows_simulated(setting: Setting, load: Workload) -> list[dict[str, Figure]]:
+    able = _calibrate_simulated(setting, load)
+    rows = []
+    for factor in setting.loads:
+        arrivals = load.arrivals(factor * able.tokens_per_second, setting.seconds)
+        by_policy = {policy: _simulate(setting, able, policy, arrivals).summary for policy in POLICIES}
+        rows += _rows(load.name, factor, setting.name, by_policy)
+    return rows
+
+
+def _calibrate_simulated(setting: Setting, load: Workload) -> Calibration:
+    able = Calibration(GPU_PROFILE, GPU_TIMES, 0.0)
+    run = _simulate(setting, able, "fcfs", load.at_once(NUM_SATURATING // 4))
+    last_begun = max(outcome.first_token for outcome in run.outcomes)
+    num_tokens = sum(
+        outcome.num_completion_tokens * _share_before(outcome.first_token, outcome.finished, last_begun)
+        for outcome in run.outcomes
+    )
+    return replace(able, tokens_per_second=num_tokens / last_begun)
+
+
+def _share_before(begin: float, end: float, time: float) -> float:
+    """Of [begin, end], what lies before ``time``."""
+    return 1.0 if end <= time else (time - begin) / (end - begin)
+
+
+def _simulate(setting: Setting, able: Calibration, policy: str, arrivals: Sequence[Arrival]) -> SimulatedRun:
+    simulator = Simulator(
+        setting.spec_of(policy),
+        able.profile,
+        able.times,
+        max_tokens=max_completion(setting.max_model_len),
+        knows_lengths=policy == "srpt",
+    )
+    return simulator.run(arrivals)
+
+
+def _rows(workload: str, load: float, where: str, by_policy: dict[str, Summary]) -> list[dict[str, Figure]]:
+    first = by_policy["fcfs"]
+    return [
+        {
+            "workload": workload,
+            "load": load,
+            "where": where,
+            "policy": policy,
+            "requests": s.num_requests,
+            "ms/token": 1000 * s.mean_per_token,
+            "p95": 1000 * s.p95_per_token,
+            "fcfs / this": first.mean_per_token / s.mean_per_token,
+            "TTFT s": s.mean_first_token,
+            "JCT s": s.mean_completion,
+            "of fcfs": s.mean_completion / first.mean_completion,
+            "p99 JCT s": s.p99_completion,
+            "of fcfs ": s.p99_completion / first.p99_completion,
+            "preempted": s.preemptions_per_request,
+            "peak blocks": s.peak_blocks,
+            "swaps %": 100 * s.swap_share,
+        }
+        for policy, s in by_policy.items()
+    ]
+
+
+if __name__ == "__main__":
+    main()
