@@ -1,9 +1,9 @@
 """Scheduling policies on one engine and machine, open-loop, beside a simulation of the same runs.
 
-Requests come in a Poisson process at 0.7, 0.9 and 1.1 of what the engine can do, which is measured first: output tokens a
-second of a full batch, first come, first served. Lengths are those of public traces, scaled to a small model, and of a
-heavy-tailed lognormal. Every policy gets the same requests at the same times; only "srpt" knows lengths beforehand, as an
-oracle. The simulation takes the same arrivals, the engine's own scheduler and a time model fitted to the measured steps.
+Requests come in a Poisson process at 0.7, 0.9 and 1.1 of what the engine can do, which is measured first: output tokens
+a second of a full batch, first come, first served. Lengths are those of public traces, scaled to a small model, and of a
+heavy-tailed lognormal. Every policy gets the same requests at the same times; only "srpt" knows lengths beforehand, as
+an oracle. The simulation takes the same arrivals, the engine's own scheduler and a time model fitted to measured steps.
 A last table simulates a GPU with the traces' real lengths, from a profile made by arithmetic.
 
     python -m benchmarks.scheduling [--quick] [--traces FOLDER] [--only NAME] [--simulate-only] [--json FILE]

@@ -35,8 +35,8 @@ MIN_RESIDUAL = 1.5
 """Of E[X]: mean residual service from which on a job makes way. Above 1, what an exponential has, since preemptions and
 kept blocks cost too, and since a few hundred completions tell the mean residual only roughly."""
 PROMOTE_FACTOR = 2.0
-"""α over the mean time in the system. First come, first served makes everybody wait about that mean in an overload; with
-a factor of 1 most jobs are promoted and the order is that again, and the factor bounds what the slowest lose by it."""
+"""α over the mean time in the system. First come, first served makes everybody wait about that mean in an overload.
+With a factor of 1 most jobs are promoted and the order is that again; the factor bounds what the slowest lose."""
 
 
 @dataclass(slots=True)
