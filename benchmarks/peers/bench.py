@@ -79,20 +79,24 @@ class Bench:
         return self.folder / "models" / self.shape.name / f"{peer.module}-{peer.precision}"
 
     def prepare(self, peer: Peer) -> None:
-        """Convert the model for a peer unless that is done.
+        """Make the model, and convert it for a peer, unless that is done.
 
         Raises:
-            PeerError: it cannot be.
+            PeerError: the peer has no environment, or cannot convert it.
         """
         source, target = self.folder / "models" / self.shape.name / "source", self.model_folder(peer)
+        command = self.command(peer, "convert", str(source), str(target), peer.precision)
+        command.check()
         if not (source / DONE).exists():
             make_model_folder(self.shape, source)
             (source / DONE).touch()
-        if (target / DONE).exists():
-            return
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        command = self.command(peer, "convert", str(source), str(target), peer.precision)
+        if not (target / DONE).exists():
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir(parents=True)
+            self._convert(command)
+            (target / DONE).touch()
+
+    def _convert(self, command: Command) -> None:
         process = command.popen(self.threads)
         try:
             process.communicate(timeout=self.timeout)
@@ -101,7 +105,6 @@ class Bench:
             raise PeerError(f"its model was not converted in {self.timeout:.0f} s") from error
         if process.returncode != 0:
             raise PeerError(f"its model could not be converted: {command.last_line()}")
-        (target / DONE).touch()
 
     def start(self, peer: Peer) -> PeerProcess:
         arguments = (str(self.model_folder(peer)), str(self.threads), peer.precision)

@@ -45,12 +45,16 @@ class Command:
     log: Path
     """What the peer prints."""
 
-    def popen(self, threads: int) -> subprocess.Popen[bytes]:
+    def check(self) -> None:
         """Raises:
         PeerError: there is no such environment.
         """
         if not self.python.exists():
             raise PeerError(f"no environment {self.python.parent.parent} (make it with --install)")
+
+    def popen(self, threads: int) -> subprocess.Popen[bytes]:
+        """Start it; see `check`."""
+        self.check()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         with self.log.open("wb") as log:
