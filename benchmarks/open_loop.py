@@ -20,13 +20,14 @@ from fastserve_ray.engines.torch.runner import Runner, adopt, measure_profile
 from fastserve_ray.engines.torch.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     import torch
 
     from fastserve_ray.engines.simulation.outcome import Arrival
     from fastserve_ray.engines.torch.profile import Profile
     from fastserve_ray.engines.torch.scheduler import Chunk, StepPlan
+    from fastserve_ray.engines.torch.sequence import Sequence
     from fastserve_ray.spec.serve import EngineSpec
 
 
@@ -77,7 +78,7 @@ class Bench:
 
     def run(
         self,
-        arrivals: Sequence[Arrival],
+        arrivals: Iterable[Arrival],
         spec: EngineSpec,
         *,
         knows_lengths: bool = False,
@@ -136,7 +137,7 @@ class _Run:
     def __init__(self, engine: TorchEngine, scheduler: Scheduler, runner: NotingRunner) -> None:
         self.engine = engine
         self._scheduler, self._runner = scheduler, runner
-        self._open: dict[str, Arrival] = {}
+        self._open: dict[str, tuple[Arrival, Sequence]] = {}
         self._first_tokens: dict[str, float] = {}
         self._outcomes: list[Outcome] = []
         self._steps: list[tuple[StepLoad, float]] = []
@@ -149,8 +150,8 @@ class _Run:
         return time.perf_counter() - self._begin
 
     def add(self, arrival: Arrival, request: GenerateRequest) -> None:
-        self._open[request.request_id] = arrival
         self.engine.add_request(request)
+        self._open[request.request_id] = arrival, self._scheduler.sequences[request.request_id]
 
     def step(self) -> None:
         begin = self.now
@@ -160,7 +161,7 @@ class _Run:
         for delta in deltas:
             self._num_tokens += 1
             self._first_tokens.setdefault(delta.request_id, now)
-            if delta.num_completion_tokens == self._open[delta.request_id].num_completion_tokens:
+            if delta.num_completion_tokens == self._open[delta.request_id][0].num_completion_tokens:
                 self._end(delta.request_id, now)
 
     def finish(self) -> MeasuredRun:
@@ -175,9 +176,10 @@ class _Run:
         return MeasuredRun(outcomes, tuple(self._steps), self._num_tokens, seconds, summary)
 
     def _end(self, name: str, now: float) -> None:
-        arrival = self._open.pop(name)
-        num_preemptions = self._scheduler.sequences[name].num_preemptions
+        arrival, sequence = self._open.pop(name)
         self.engine.cancel(name)
         self._outcomes.append(
-            Outcome(arrival.at, self._first_tokens.pop(name), now, arrival.num_completion_tokens, num_preemptions)
+            Outcome(
+                arrival.at, self._first_tokens.pop(name), now, arrival.num_completion_tokens, sequence.num_preemptions
+            )
         )

@@ -1,9 +1,9 @@
 """Scheduling policies on one engine and machine, open-loop, beside a simulation of the same runs.
 
 Requests come in a Poisson process at 0.7, 0.9 and 1.1 of what the engine can do, which is measured first: output tokens
-a second of a full batch, first come, first served. Lengths are those of public traces, scaled to a small model, and of a
-heavy-tailed lognormal. Every policy gets the same requests at the same times; only "srpt" knows lengths beforehand, as
-an oracle. The simulation takes the same arrivals, the engine's own scheduler and a time model fitted to measured steps.
+a second of a full batch, first come, first served. Lengths are those of public traces, scaled to a small model, and
+of a heavy-tailed lognormal. Every policy gets the same requests at the same times; only "srpt" knows lengths beforehand, as
+an oracle. The simulation takes the same arrivals, the engine's scheduler and a time model fitted to measured steps.
 A last table simulates a GPU with the traces' real lengths, from a profile made by arithmetic.
 
     python -m benchmarks.scheduling [--quick] [--traces FOLDER] [--only NAME] [--simulate-only] [--json FILE]
@@ -155,9 +155,15 @@ def _rows_here(setting: Setting, traces: Path | None, only: str | None) -> list[
 
 
 def _calibrate(setting: Setting, bench: Bench, load: Workload) -> Calibration:
-    run = bench.run(load.at_once(NUM_SATURATING), setting.spec_of("fcfs"), stop_after=setting.calibration_seconds)
-    times = replace(TimeModel.fit(run.steps), swapped_block=0.0)
-    return Calibration(bench.profile, times, run.num_tokens / run.seconds)
+    """Capacity with a full batch; the time model from smaller ones too, since one size does not tell a row's cost."""
+    spec = setting.spec_of("fcfs")
+    requests = load.at_once(NUM_SATURATING)
+    run = bench.run(requests, spec, stop_after=setting.calibration_seconds)
+    steps = list(run.steps)
+    for num_seqs in (1, spec.max_num_seqs // 4):
+        small = spec.model_copy(update={"max_num_seqs": num_seqs})
+        steps += bench.run(requests, small, stop_after=setting.calibration_seconds / 4).steps
+    return Calibration(bench.profile, TimeModel.fit(steps), run.num_tokens / run.seconds)
 
 
 def _measure(setting: Setting, bench: Bench, policy: str, arrivals: Sequence[Arrival]) -> Summary:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from fastserve_ray.engines.torch.policies.bound import PreemptionBound
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
@@ -28,7 +30,7 @@ class Fair:
 
     def __init__(self, spec: SchedulerSpec, profile: Profile) -> None:
         self._weights = dict(spec.weights)
-        self._max_preemptions = spec.max_preemptions
+        self._bound = PreemptionBound(spec.max_preemptions)
         self._profile = profile
         self._counters: dict[str, float] = {}
         """Seconds of service over weight, of the keys that are here."""
@@ -53,6 +55,7 @@ class Fair:
             self._counters[job.share_key] += service / self._weights.get(job.share_key, 1.0)
 
     def remove(self, job: Job) -> None:
+        self._bound.remove(job)
         key = job.share_key
         self._num_jobs[key] -= 1
         if not self._num_jobs[key]:
@@ -62,15 +65,16 @@ class Fair:
     def order(self, jobs: Collection[JobT], now: float) -> list[JobT]:
         """Jobs of different keys alternate: the second job of a key stands behind the first ones of keys whose counters
         would be smaller than its own after the first had a step."""
+        self._bound.note(jobs)
         ahead: Counter[str] = Counter()
         ranks: dict[str, tuple[int, int, float, int]] = {}
-        for job in sorted(jobs, key=lambda job: (job.num_preemptions < self._max_preemptions, job.arrival)):
+        for job in sorted(jobs, key=lambda job: (self._bound.turn(job) is None, job.arrival)):
             key = job.share_key
+            turn = self._bound.turn(job)
             step = ahead[key] * self._profile.decode_seconds / self._weights.get(key, 1.0)
             ahead[key] += 1
-            is_preemptible = job.num_preemptions < self._max_preemptions
-            place = self._counters[key] + step if is_preemptible else 0.0
-            ranks[job.request_id] = (-job.priority, int(is_preemptible), place, job.arrival)
+            place = self._counters[key] + step if turn is None else turn
+            ranks[job.request_id] = (-job.priority, int(turn is None), place, job.arrival)
         return sorted(jobs, key=lambda job: ranks[job.request_id])
 
     def next_times(self, ordered: Sequence[JobT], now: float) -> list[float]:

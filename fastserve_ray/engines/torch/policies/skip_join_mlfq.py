@@ -22,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastserve_ray.engines.torch.policies.bound import PreemptionBound
 from fastserve_ray.engines.torch.policies.observed import ObservedLoad
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class SkipJoinMlfq:
         self._profile = profile
         self._states: dict[str, _State] = {}
         self._load = ObservedLoad()
+        self._bound = PreemptionBound(spec.max_preemptions)
 
     def demotes(self, attained: float) -> bool:
         """Whether a job that was given ``attained`` seconds in all makes way for others; True until enough have ended
@@ -109,11 +111,13 @@ class SkipJoinMlfq:
             self._move(state, state.level + 1, now)
 
     def remove(self, job: Job) -> None:
+        self._bound.remove(job)
         state = self._states.pop(job.request_id, None)
         if state is not None and job.num_completion_tokens:
             self._load.note(state.total, state.served_at)
 
     def order(self, jobs: Collection[JobT], now: float) -> list[JobT]:
+        self._bound.note(jobs)
         alpha = self.promote_after
         for job in jobs:
             state = self._states[job.request_id]
@@ -133,9 +137,11 @@ class SkipJoinMlfq:
         return times
 
     def _rank(self, job: Job) -> tuple[int, int, int, float, int]:
+        turn = self._bound.turn(job)
+        if turn is not None:
+            return (-job.priority, 0, turn, 0.0, 0)
         state = self._states[job.request_id]
-        is_preemptible = job.num_preemptions < self._spec.max_preemptions
-        return (-job.priority, int(is_preemptible), state.level if is_preemptible else 0, state.joined, job.arrival)
+        return (-job.priority, 1, state.level, state.joined, job.arrival)
 
     def _rest_of_slice(self, job: Job, state: _State) -> float:
         rest = (job.max_tokens - job.num_completion_tokens) * self._profile.decode_seconds

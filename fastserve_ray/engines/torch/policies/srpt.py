@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastserve_ray.engines.torch.policies.bound import PreemptionBound
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
@@ -25,7 +27,7 @@ class Srpt:
     """
 
     def __init__(self, spec: SchedulerSpec, profile: Profile) -> None:
-        self._max_preemptions = spec.max_preemptions
+        self._bound = PreemptionBound(spec.max_preemptions)
         self._profile = profile
 
     def add(self, job: Job, now: float) -> None:
@@ -35,9 +37,10 @@ class Srpt:
         """Nothing to remember."""
 
     def remove(self, job: Job) -> None:
-        """Nothing to remember."""
+        self._bound.remove(job)
 
     def order(self, jobs: Collection[JobT], now: float) -> list[JobT]:
+        self._bound.note(jobs)
         return sorted(jobs, key=self._rank)
 
     def next_times(self, ordered: Sequence[JobT], now: float) -> list[float]:
@@ -56,5 +59,7 @@ class Srpt:
         return seconds + (self._profile.prefill_seconds(num_unread) if num_unread > 0 else 0.0)
 
     def _rank(self, job: Job) -> tuple[int, int, float, int]:
-        is_preemptible = job.num_preemptions < self._max_preemptions
-        return (-job.priority, int(is_preemptible), self.remaining_seconds(job) if is_preemptible else 0.0, job.arrival)
+        turn = self._bound.turn(job)
+        if turn is not None:
+            return (-job.priority, 0, turn, 0)
+        return (-job.priority, 1, self.remaining_seconds(job), job.arrival)
