@@ -12,6 +12,7 @@ from fastserve_ray.engines.torch.classifier import TorchClassifier
 from fastserve_ray.engines.torch.engine import TorchEngine
 from fastserve_ray.engines.torch.kv_cache import BLOCK_SIZE, LayerShape
 from fastserve_ray.engines.torch.limits import choose_max_model_len
+from fastserve_ray.engines.torch.linears import prepare_linears
 from fastserve_ray.engines.torch.policies import make_policy
 from fastserve_ray.engines.torch.probe import check_logits, reference_logits, refusing
 from fastserve_ray.engines.torch.runner import Runner, adopt, measure_profile
@@ -71,6 +72,7 @@ def build_generate_engine(model: Any, tokenizer: Any, spec: EngineSpec) -> Torch
     expected = reference_logits(model)
     with refusing(model):
         layers = adopt(model)
+        prepare_linears(model)
         check_logits(model, layers, expected)
     pool = make_block_pool(spec, layers, max_model_len, free_memory(model.device))
     host = BlockPool(spec.kv_host_tokens // BLOCK_SIZE, BLOCK_SIZE) if spec.kv_host_tokens >= BLOCK_SIZE else None

@@ -1,0 +1,1 @@
+"""Kernels in C++, built for the CPU at hand when they are first used."""
