@@ -142,6 +142,99 @@ def test_the_chain_is_that_of_transformers(seed: int) -> None:
     check(Counter(draw(scores, ours.sampling, ours.generator) for _ in range(NUM_DRAWS)), want)
 
 
+def exact_frequencies(monkeypatch: pytest.MonkeyPatch, scores: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
+    """How often each token is drawn when the random numbers sweep 0 to 1 evenly: off by 1 / NUM_DRAWS at most."""
+    sweep = iter((torch.arange(NUM_DRAWS, dtype=torch.float64) + 0.5) / NUM_DRAWS)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: next(sweep))
+    counts = Counter(draw(scores, sampling, torch.Generator()) for _ in range(NUM_DRAWS))
+    return torch.tensor([counts[token] / NUM_DRAWS for token in range(len(scores))])
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0, 10.0])
+@pytest.mark.parametrize(
+    ("parameters", "processors"),
+    [
+        ({"temperature": 1.7}, [TemperatureLogitsWarper(1.7)]),
+        ({"top_k": 7}, [TopKLogitsWarper(7)]),
+        ({"top_k": 500}, [TopKLogitsWarper(500)]),
+        ({"top_p": 0.3}, [TopPLogitsWarper(0.3)]),
+        ({"top_p": 0.97}, [TopPLogitsWarper(0.97)]),
+        ({"min_p": 0.2}, [MinPLogitsWarper(0.2)]),
+        ({"top_p": 0.8, "min_p": 0.4}, [TopPLogitsWarper(0.8), MinPLogitsWarper(0.4)]),
+        ({"top_k": 30, "min_p": 0.1}, [TopKLogitsWarper(30), MinPLogitsWarper(0.1)]),
+        (
+            {"temperature": 0.4, "top_k": 9, "top_p": 0.7},
+            [TemperatureLogitsWarper(0.4), TopKLogitsWarper(9), TopPLogitsWarper(0.7)],
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_each_filter_is_that_of_transformers(
+    monkeypatch: pytest.MonkeyPatch, parameters: dict[str, Any], processors: list[Any], scale: float
+) -> None:
+    logits = torch.randn(200, generator=torch.Generator().manual_seed(0)) * scale
+    want = LogitsProcessorList(processors)(torch.tensor([[0]]), logits[None].clone())[0].softmax(-1)
+    found = exact_frequencies(monkeypatch, logits, SamplingParams(**parameters))
+    assert float((found - want).abs().max()) <= 1.5 / NUM_DRAWS
+    assert not found[want == 0].any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_penalties_are_those_of_the_definitions(seed: int) -> None:
+    """OpenAI's, token by token: logit - count * frequency - (count > 0) * presence; transformers' for repetition."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(40, generator=generator) * 3
+    prompt, *rest = torch.randint(40, (3, 12), generator=generator).tolist()
+    generated = rest[0]
+    ours = sampler(tuple(prompt), frequency_penalty=0.7, presence_penalty=-0.4)
+    repetition = sampler(tuple(prompt), repetition_penalty=0.8)
+    for token in generated:
+        ours._note(token)
+        repetition._note(token)
+    want = [
+        logit - 0.7 * generated.count(token) + 0.4 * (token in generated) for token, logit in enumerate(logits.tolist())
+    ]
+    assert ours._changed(logits).tolist() == pytest.approx(want, abs=1e-5)
+    theirs = RepetitionPenaltyLogitsProcessor(0.8)(torch.tensor([prompt + generated]), logits[None].clone())[0]
+    assert torch.allclose(repetition._changed(logits), theirs)
+
+
+def test_logits_are_left_as_they_are() -> None:
+    """A row belongs to several completions of one prompt, and logprobs are read from it afterwards."""
+    logits = torch.randn(2, 40)
+    before = logits.clone()
+    row = sampler(logit_bias=((3, 5.0),), repetition_penalty=1.5, presence_penalty=1.0, min_tokens=3)
+    sample(logits, [row, sampler(temperature=0.5, top_p=0.5, min_p=0.1)])
+    assert torch.equal(logits, before)
+
+
+def test_plain_rows_share_one_argmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a greedy row was sampled by itself")
+
+    monkeypatch.setattr(Sampler, "sample", refuse)
+    logits = torch.randn(5, 40)
+    found = sample(logits, [sampler() for _ in range(5)])
+    assert found == [Sampled(token) for token in logits.argmax(-1).tolist()]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halved_precision(dtype: torch.dtype) -> None:
+    logits = torch.randn(2, 40).to(dtype)
+    parameters: dict[str, Any] = {
+        "logprobs": True,
+        "top_logprobs": 1,
+        "frequency_penalty": 0.1,
+        "logit_bias": ((3, 0.1),),
+    }
+    for found, row in zip(sample(logits, [sampler(**parameters), sampler(**parameters)]), logits, strict=True):
+        assert found is not None
+        assert found.logprob is not None
+        values = row.float().log_softmax(-1)
+        assert found.logprob.logprob == pytest.approx(float(values[found.token_id]))
+        assert found.logprob.top[0][1] == pytest.approx(float(values.max()))
+
+
 def test_presence_and_frequency_count_the_completion_only() -> None:
     logits = torch.zeros(40)
     logits[[4, 6]] = torch.tensor([3.0, 2.0])
@@ -225,6 +318,50 @@ def test_logprobs_of_a_completion_are_those_of_the_model() -> None:
     at = torch.arange(8)
     assert [step.logprob for step in found.logprobs] == pytest.approx(expected[at, list(want)].tolist(), abs=1e-4)
     assert [step.top for step in found.logprobs] == [((step.token_id, step.logprob),) for step in found.logprobs]
+
+
+def test_logprobs_of_drawn_tokens_are_those_before_temperature_and_filters() -> None:
+    model, prompt = build_model(initializer_range=0.1), random_prompts(1)[0]
+    engine = build_engine(model, max_num_batched_tokens=16)
+    sampling = SamplingParams(
+        max_tokens=8, seed=3, temperature=2.5, top_k=50, repetition_penalty=1.4, logprobs=True, top_logprobs=20
+    )
+    (found,) = generate_all(engine, [GenerateRequest("a", prompt, sampling)])
+    model.set_attn_implementation("sdpa")
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + found.token_ids])).logits[0, len(prompt) - 1 : -1]
+    expected = logits.log_softmax(-1)
+    for step, token, row in zip(found.logprobs, found.token_ids, expected, strict=True):
+        assert step.token_id == token
+        assert step.logprob == pytest.approx(float(row[token]), abs=1e-4)
+        assert [value for _, value in step.top] == pytest.approx(row.topk(20).values.tolist(), abs=1e-4)
+    assert any(step.token_id != step.top[0][0] for step in found.logprobs), "all were greedy: the test shows nothing"
+
+
+def test_bias_through_the_engine() -> None:
+    model, prompt = build_model(initializer_range=0.1), random_prompts(1)[0]
+    want = generate(model, prompt, 8)
+    engine = build_engine(model)
+    (forced,) = generate_all(engine, [greedy("a", prompt, 8, logit_bias=((17, 100.0),))])
+    assert forced.token_ids == (17,) * 8
+    banned = tuple((token, -100.0) for token in sorted(set(want)))
+    (without,) = generate_all(engine, [greedy("a", prompt, 8, logit_bias=banned)])
+    assert not set(without.token_ids) & set(want)
+
+
+def test_seeds_through_the_engine() -> None:
+    engine, prompt = build_engine(build_model(initializer_range=0.1)), random_prompts(1)[0]
+
+    def tokens(seed: int | None, **others: Any) -> list[tuple[int, ...]]:
+        sampling = SamplingParams(max_tokens=10, seed=seed, **others)
+        return [found.token_ids for found in generate_all(engine, [GenerateRequest("a", prompt, sampling)])]
+
+    several = tokens(5, n=3)
+    assert several == tokens(5, n=3)
+    assert several[:1] == tokens(5)
+    assert len(set(several)) == 3
+    assert tokens(5) != tokens(1000)
+    assert tokens(None) != tokens(None)
 
 
 def test_min_tokens_hold_back_ends_and_stops() -> None:
