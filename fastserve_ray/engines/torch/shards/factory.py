@@ -11,14 +11,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
 from torch.distributed import rendezvous
 
 from fastserve_ray.engines.torch.block_pool import BlockPool
-from fastserve_ray.engines.torch.factory import assemble_engine, make_block_pool
+from fastserve_ray.engines.torch.factory import assemble_engine, choose_device, free_memory, make_block_pool
 from fastserve_ray.engines.torch.kv_cache import BLOCK_SIZE, LayerShape
 from fastserve_ray.engines.torch.limits import choose_max_model_len
+from fastserve_ray.engines.torch.linears import prepare_linears
 from fastserve_ray.engines.torch.probe import check_logits, reference_logits, refusing
 from fastserve_ray.engines.torch.runner import Runner, adopt
 from fastserve_ray.engines.torch.shards.collectives import Collectives, connect
@@ -53,7 +53,7 @@ def open_sharded_engine(
         EngineError: the family has no plan, the heads cannot be shared out evenly, or a process did not start.
         ModelError: the folder cannot be read.
     """
-    check_shards(folder, num_shards)
+    check_shards(folder, spec, num_shards)
     num_threads = spec.num_threads or max(1, torch.get_num_threads() // num_shards)
     spec = type(spec).model_validate({**spec.model_dump(), "num_threads": num_threads})
     processes = ShardProcesses(folder, spec, num_shards, timeout_s=timeout_s, start_s=start_s)
@@ -135,13 +135,21 @@ def run_shard(
     follow(Runner(ready.model, ready.layers, num_slots, num_host_slots), ready.collectives)
 
 
-def check_shards(folder: str | Path, num_shards: int) -> None:
+def check_shards(folder: str | Path, spec: EngineSpec, num_shards: int) -> None:
     """Refuse what cannot be cut, by the configuration alone.
 
     Raises:
-        EngineError: the family has no plan, or the heads cannot be shared out evenly.
+        EngineError: the family has no plan, the heads cannot be shared out evenly, or the device would be a GPU.
         ModelError: there is no such folder.
     """
+    if choose_device(spec.device).type != "cpu":
+        raise EngineError(
+            "a sharded engine runs on CPUs only so far",
+            value=spec.device,
+            allowed="cpu",
+            key="serve.engine.device",
+            hint="on a GPU, serve the model with one shard",
+        )
     config = read_model_config(Path(folder))
     plan_for(config.model_type)
     share_of(config, 0, num_shards)
@@ -172,9 +180,10 @@ def _prepare(
     expected = reference_logits(model)
     with refusing(model):
         layers = adopt(model)
+        prepare_linears(model)
         check_logits(model, layers, expected)
     ranks_here = num_shards if host == LOOPBACK else 1
-    free = psutil.virtual_memory().available // ranks_here
+    free = free_memory(model.device) // ranks_here
     return _Ready(
         collectives,
         model,

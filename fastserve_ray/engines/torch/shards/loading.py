@@ -15,6 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from fastserve_ray.engines.torch.shards.cutting import Home, cut_model
+from fastserve_ray.engines.torch.shards.plan import plan_for
 from fastserve_ray.errors import ModelError
 from fastserve_ray.models.compressed import is_compressed, place_layers, read_info
 from fastserve_ray.models.loading import load_tokenizer, read_config
@@ -42,6 +43,7 @@ def load_share(folder: str | Path, collectives: Collectives, *, dtype: str = "au
     """
     place = Path(folder)
     with Checkpoint(place) as checkpoint:
+        plan_for(read_model_config(place).model_type)
         model = _empty_model(place, dtype, checkpoint)
         names = checkpoint.names_in(model)
         tied = _tied(model)

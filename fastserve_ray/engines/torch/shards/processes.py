@@ -81,6 +81,7 @@ class ShardProcesses:
         for shard in self._shards:
             wait([shard.connection, shard.process.sentinel], timeout=max(0.0, deadline - monotonic()))
             if shard.last_words() != _JOINING:
+                shard.process.join(EXPLAIN_S)
                 raise EngineError(
                     f"a shard of the model could not start: {shard.epitaph()}",
                     hint="a script that opens a sharded engine must do so under if __name__ == '__main__'",

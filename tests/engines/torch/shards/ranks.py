@@ -5,7 +5,13 @@ from __future__ import annotations
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch.distributed import HashStore
+
+from fastserve_ray.engines.torch.shards.collectives import connect
 from fastserve_ray.engines.torch.shards.factory import open_leading_engine, run_shard
+from fastserve_ray.engines.torch.shards.loading import load_share
+from fastserve_ray.errors import EngineError, FastServeError, ModelError
 from fastserve_ray.models.loading import save_model
 from fastserve_ray.spec.serve import EngineSpec
 from tests.engines.tiny import build_tokenizer
@@ -23,7 +29,7 @@ class RankThreads:
     """Ranks 1 and up; see `shards.runner.Peers`."""
 
     def __init__(self, num_shards: int, init_method: str, folder: Path, spec: EngineSpec) -> None:
-        self.errors: list[Exception] = []
+        self.errors: list[FastServeError] = []
         self._threads = [
             Thread(target=self._follow, args=(rank, num_shards, init_method, folder, spec), daemon=True)
             for rank in range(1, num_shards)
@@ -45,7 +51,7 @@ class RankThreads:
     def _follow(self, *arguments: Any) -> None:
         try:
             run_shard(*arguments, host=HOST, timeout_s=TIMEOUT_S)
-        except Exception as error:
+        except (EngineError, ModelError) as error:
             self.errors.append(error)
 
 
@@ -61,3 +67,21 @@ def open_over_threads(folder: Path, num_shards: int, store: Path, **spec: Any) -
     return open_leading_engine(
         num_shards, store.as_uri(), folder, settings, peers=peers, host=HOST, timeout_s=TIMEOUT_S
     )
+
+
+def logits_over_threads(folder: Path, num_shards: int, ids: torch.Tensor) -> torch.Tensor:
+    """What ``num_shards`` ranks compute for ``ids`` (1, T) without an engine: (1, T, vocabulary)."""
+    store, results = HashStore(), {}
+
+    def run(rank: int) -> None:
+        collectives = connect(store, rank, num_shards, host=HOST, timeout_s=TIMEOUT_S)
+        model, _ = load_share(folder, collectives)
+        with torch.inference_mode():
+            results[rank] = model(input_ids=ids, use_cache=False).logits
+
+    threads = [Thread(target=run, args=(rank,)) for rank in range(num_shards)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results[0]

@@ -1,4 +1,4 @@
-"""Who holds what: every row and column once, key and value heads at least once, and what cannot be shared is refused."""
+"""Who holds what: every row and column once, key and value heads at least once; the rest is refused."""
 
 from __future__ import annotations
 
