@@ -5,16 +5,17 @@ quantum covers its prompt, min{k : q_k >= t_prefill}, since nothing useful comes
 skips those before. When the service it was given in a queue exceeds the quantum it moves down one. So a job overtakes
 those that have had more than it needs, without anybody knowing how long it will be.
 
-Service is a job's own: its tokens at the measured speed, not the time of steps that it shares. A job that has not been
-served for α seconds moves up to the first queue. A job that was made to wait ``max_preemptions`` times is not preempted
-any more: it goes in front of all queues.
+Service is a job's own: its tokens at the measured speed, not the time of steps that it shares, and not the tokens that
+are read again because their keys and values were given up. A job that has not been served for α seconds moves up to the
+first queue. A job that was made to wait ``max_preemptions`` times is not preempted any more: see `bound`.
 
 Making way for newcomers pays only where completions are heavy-tailed. When what a job still needs does not grow with
 what it was given, the best order that knows no lengths lets it run to its end (Gittins; Righter and Shanthikumar 1989),
 and slices only keep more jobs, with their keys and values, half done. So of the completions seen the policy takes the
 mean residual service, E[X - a | X > a], and a job that was given a is demoted only where that is clearly above E[X],
 what a newcomer needs: at least `MIN_RESIDUAL` times. An exponential has 1 everywhere; a lognormal with σ = 1.5 has 1.5
-at its median and 2.4 at its mean. Elsewhere jobs keep the queue that they joined by their prompts.
+at its median and 2.4 at its mean. A job that has begun and is not to be demoted stays in front of all that wait, so on
+such loads the shortest prompt is let in first, and nobody is preempted.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class _State:
     """Service in all."""
     served_at: float = 0.0
     """When it was served last; before that, when it arrived."""
+    num_charged: int = 0
+    """Of its first tokens, those that were read once: reading them again is not its doing."""
 
 
 class SkipJoinMlfq:
@@ -103,10 +106,14 @@ class SkipJoinMlfq:
         state = self._states.get(job.request_id)
         if state is None:
             return
-        service = self._profile.service_seconds(num_tokens)
+        state.served_at = now
+        num_new = min(num_tokens, job.num_computed_tokens - state.num_charged)
+        if num_new <= 0:
+            return
+        state.num_charged = job.num_computed_tokens
+        service = self._profile.service_seconds(num_new)
         state.attained += service
         state.total += service
-        state.served_at = now
         if state.attained > self.quantum(state.level) and self.demotes(state.total):
             self._move(state, state.level + 1, now)
 
@@ -141,7 +148,9 @@ class SkipJoinMlfq:
         if turn is not None:
             return (-job.priority, 0, turn, 0.0, 0)
         state = self._states[job.request_id]
-        return (-job.priority, 1, state.level, state.joined, job.arrival)
+        if state.total > 0 and not self.demotes(state.total):
+            return (-job.priority, 1, 0, state.joined, job.arrival)
+        return (-job.priority, 2, state.level, state.joined, job.arrival)
 
     def _rest_of_slice(self, job: Job, state: _State) -> float:
         rest = (job.max_tokens - job.num_completion_tokens) * self._profile.decode_seconds

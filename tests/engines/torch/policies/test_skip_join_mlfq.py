@@ -23,6 +23,12 @@ def added(mlfq: SkipJoinMlfq, *jobs: FakeJob) -> list[FakeJob]:
     return list(jobs)
 
 
+def give(mlfq: SkipJoinMlfq, job: FakeJob, num_tokens: int, now: float = 0.0) -> None:
+    """A step has read so many of its tokens for the first time."""
+    job.num_computed_tokens += num_tokens
+    mlfq.charge(job, num_tokens, now)
+
+
 def ended(mlfq: SkipJoinMlfq, lengths: list[int], *, seconds_apart: float = 1.0) -> None:
     """Jobs of so many tokens have ended, at regular times."""
     for at, length in enumerate(lengths):
@@ -30,7 +36,7 @@ def ended(mlfq: SkipJoinMlfq, lengths: list[int], *, seconds_apart: float = 1.0)
         now = at * seconds_apart
         mlfq.add(job, now)
         for _ in range(length):
-            mlfq.charge(job, 1, now)
+            give(mlfq, job, 1, now)
         mlfq.remove(job)
 
 
@@ -51,10 +57,10 @@ def test_moves_down_when_its_own_service_exceeds_the_quantum() -> None:
     mlfq = policy()
     (job,) = added(mlfq, FakeJob("a", num_prompt_tokens=10))
     levels = []
-    mlfq.charge(job, 10, 0.0)
+    give(mlfq, job, 10)
     for _ in range(14):
         levels.append(mlfq.level_of(job))
-        mlfq.charge(job, 1, 0.0)
+        give(mlfq, job, 1)
     # 2 seconds of prompt fill queue 1 exactly; a token leaves it; queue 2 lasts for 4 seconds, and queue 3 for 8
     assert levels == [1, *[2] * 5, *[3] * 8]
 
@@ -62,8 +68,21 @@ def test_moves_down_when_its_own_service_exceeds_the_quantum() -> None:
 def test_time_that_passes_is_not_charged() -> None:
     mlfq = policy()
     (job,) = added(mlfq, FakeJob("a"))
-    mlfq.charge(job, 1, 1e6)
+    give(mlfq, job, 1, 1e6)
     assert mlfq.level_of(job) == 1
+
+
+def test_tokens_that_are_read_again_are_not_charged() -> None:
+    mlfq = policy()
+    (job,) = added(mlfq, FakeJob("a", num_prompt_tokens=10))
+    give(mlfq, job, 10)
+    job.num_computed_tokens = 0
+    give(mlfq, job, 10)
+    assert mlfq.level_of(job) == 1
+    # one of 11 is new, and queue 1 was full
+    job.num_computed_tokens = 0
+    give(mlfq, job, 11)
+    assert mlfq.level_of(job) == 2
 
 
 def test_a_short_job_overtakes_a_long_one() -> None:
@@ -76,7 +95,7 @@ def test_promotes_who_was_not_served_for_alpha() -> None:
     mlfq = policy(promote_after_s=10.0)
     deep, fresh = added(mlfq, FakeJob("deep", 0, num_prompt_tokens=70), FakeJob("fresh", 1, num_prompt_tokens=1))
     assert names(mlfq.order([deep, fresh], 10.0)) == ["fresh", "deep"]
-    mlfq.charge(fresh, 1, 10.0)
+    give(mlfq, fresh, 1, 10.0)
     assert names(mlfq.order([deep, fresh], 10.5)) == ["deep", "fresh"]
     assert mlfq.level_of(deep) == 0
     assert mlfq.level_of(fresh) == 1
@@ -148,6 +167,17 @@ def test_on_alike_jobs_it_serves_as_they_come() -> None:
     ended(mlfq, [10] * MIN_COMPLETIONS)
     loads = [Load(FakeJob(str(at), at, arrived_at=at * 5.0), 10) for at in range(12)]
     assert serve(mlfq, loads) == [str(at) for at in range(12)]
+    assert sum(load.job.num_preemptions for load in loads) == 0
+
+
+def test_on_alike_jobs_the_shortest_prompt_is_let_in_first_and_nobody_is_preempted() -> None:
+    mlfq = policy(promote_after_s=1e6)
+    ended(mlfq, [10] * MIN_COMPLETIONS)
+    prompts = {"first": 30, "long": 100, "short": 2}
+    loads = [
+        Load(FakeJob(name, at, float(at), num_prompt_tokens=n), 10) for at, (name, n) in enumerate(prompts.items())
+    ]
+    assert serve(mlfq, loads) == ["first", "short", "long"]
     assert sum(load.job.num_preemptions for load in loads) == 0
 
 
