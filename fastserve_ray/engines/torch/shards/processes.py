@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
+from contextlib import suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from time import monotonic
@@ -136,8 +137,13 @@ def _host(connection: Connection, rank: int, num_shards: int, *arguments: Any) -
         connection.send(_JOINING)
         run_shard(rank, num_shards, init_method, folder, spec, host=LOOPBACK, timeout_s=timeout_s)
     except FastServeError as error:
-        connection.send(error)
+        _tell(connection, error)
         raise SystemExit(1) from None
     except Exception as error:
-        connection.send(EngineError(f"{type(error).__name__}: {error}"))
+        _tell(connection, EngineError(f"{type(error).__name__}: {error}"))
         raise
+
+
+def _tell(connection: Connection, error: FastServeError) -> None:
+    with suppress(BrokenPipeError):  # rank 0's process has ended; nobody listens
+        connection.send(error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,3 +59,26 @@ def drive(engine: TorchEngine) -> dict[str, list[int]]:
             tokens[delta.request_id] += delta.token_ids
         step += 1
     return tokens
+
+
+def test_preemptions_swaps_and_prefix_hits(tmp_path: Path) -> None:
+    """Requests of rising priority with the same beginning, in a cache that holds a third of them: every rank moves the
+    same blocks in the same step."""
+    model = build_model("llama")
+    beginning = random_prompts(1, seed=3, longest=1)[0] * 17
+    prompts = [beginning + prompt for prompt in PROMPTS]
+    expected = [generate(model, prompt, 24) for prompt in prompts]
+    folder = save(model, tmp_path / "model")
+    budgets = {"max_num_seqs": 3, "max_num_batched_tokens": 24, "kv_cache_tokens": 128, "kv_host_tokens": 96}
+    tokens: dict[str, list[int]] = {str(at): [] for at in range(len(prompts))}
+    with closing(open_over_threads(folder, 2, tmp_path / "store", max_model_len=96, **budgets)) as engine:
+        for at, prompt in enumerate(prompts):
+            engine.add_request(replace(greedy(at, prompt, 24), priority=at))
+            for delta in itertools.chain.from_iterable(engine.step() for _ in range(3)):
+                tokens[delta.request_id] += delta.token_ids
+        while engine.has_work():
+            for delta in engine.step():
+                tokens[delta.request_id] += delta.token_ids
+        stats = engine.stats()
+    assert [tuple(got) for got in tokens.values()] == expected
+    assert min(stats.num_preemptions, stats.num_swapped_blocks, stats.prefix_hit_tokens) > 0
