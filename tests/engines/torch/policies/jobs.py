@@ -47,9 +47,12 @@ class Load:
 
 
 def serve(
-    policy: Policy, loads: list[Load], *, check: Callable[[list[FakeJob], float], None] | None = None
+    policy: Policy, loads: list[Load], *, check: Callable[[list[FakeJob], list[FakeJob], float], None] | None = None
 ) -> list[str]:
-    """Serve one job a step, always the policy's first, until all have ended; the order in which they end."""
+    """Serve one job a step, always the policy's first, until all have ended; the order in which they end.
+
+    ``check`` is called with those that are here, their order and the time.
+    """
     to_come = sorted(loads, key=lambda load: load.job.arrived_at)
     lengths = {load.job.request_id: load.length for load in loads}
     here: list[FakeJob] = []
@@ -64,7 +67,7 @@ def serve(
             policy.add(here[-1], now)
         ordered = policy.order(here, now)
         if check is not None:
-            check(ordered, now)
+            check(here, ordered, now)
         first = ordered[0]
         if last is not None and last is not first and last in here:
             last.num_preemptions += 1

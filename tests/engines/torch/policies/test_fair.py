@@ -65,7 +65,7 @@ def test_who_comes_after_all_have_left_begins_where_they_were() -> None:
 
 def test_jobs_of_different_keys_alternate_in_one_order() -> None:
     fair = policy()
-    jobs = [FakeJob(f"{key}{at}", number, share_key=key) for number, (key, at) in enumerate(("a0", "a1", "a2", "b0"))]
+    jobs = [FakeJob(name, at, share_key=name[0]) for at, name in enumerate(("a0", "a1", "a2", "b0"))]
     assert names(fair.order(added(fair, *jobs), 0.0)) == ["a0", "b0", "a1", "a2"]
 
 
