@@ -1,7 +1,7 @@
 """OpenVINO GenAI's continuous batching; the model goes through optimum-intel's export.
 
-fp32 computes and caches in float32; int8 is optimum-intel's 8-bit weights (embedding and head too) with all else left
-to OpenVINO's defaults: 8-bit activations by group, 8-bit KV cache, bfloat16 where the processor has it.
+fp32 and bf16 compute and cache in these; int8 is optimum-intel's 8-bit weights (embedding and head too) with all else
+left to OpenVINO's defaults: 8-bit activations by group, 8-bit KV cache, bfloat16 where the processor has it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 BLOCK_SIZE = 32
 """Tokens in a block of the KV cache on the CPU."""
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+PROPERTIES: dict[str, dict[str, str | int]] = {
+    "fp32": {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
+    "bf16": {"INFERENCE_PRECISION_HINT": "bf16", "KV_CACHE_PRECISION": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0},
+    "int8": {},
+}
 
 
 class OpenVino:
@@ -46,7 +50,7 @@ class OpenVino:
         scheduler.num_kv_blocks = MAX_NUM_SEQS * MAX_MODEL_LEN // BLOCK_SIZE
         scheduler.max_num_seqs = MAX_NUM_SEQS
         scheduler.max_num_batched_tokens = LARGEST_STEP
-        properties = {"INFERENCE_NUM_THREADS": threads, **(EXACT if precision == "fp32" else {})}
+        properties = {"INFERENCE_NUM_THREADS": threads, **PROPERTIES[precision]}
         return _Engine(genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from benchmarks.peers.workload import Asked
 
-SAMPLE_SECONDS = 0.25
+SAMPLE_SECONDS = 0.5
 
 
 class PeerError(Exception):

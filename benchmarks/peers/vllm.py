@@ -1,7 +1,12 @@
-"""vLLM's engine on the CPU, in one process; it reads the Hugging Face folder as it is."""
+"""vLLM's engine on the CPU, in one process; it reads the Hugging Face folder as it is.
+
+int8 is its W8A8: weights with a scale for each output channel, activations with one for each token, in the folder
+format of compressed-tensors; embedding and head stay as they are. All else is float32.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from importlib import import_module
@@ -14,6 +19,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+W8A8 = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "quantization_status": "compressed",
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
+            "input_activations": {
+                "num_bits": 8,
+                "type": "int",
+                "symmetric": True,
+                "strategy": "token",
+                "dynamic": True,
+            },
+        }
+    },
+}
 KV_BYTES = 2**28
 """Of the KV cache: room for MAX_NUM_SEQS requests of MAX_MODEL_LEN of the full shape, 24 KiB a token, and some more."""
 
@@ -23,6 +47,8 @@ class Vllm:
 
     def convert(self, source: Path, target: Path, precision: str) -> None:
         shutil.copytree(source, target, dirs_exist_ok=True)
+        if precision == "int8":
+            _quantize(target)
 
     def load(self, folder: Path, threads: int, precision: str) -> adaptor.Engine:
         cores = sorted(os.sched_getaffinity(0))[:threads]
@@ -38,13 +64,31 @@ class Vllm:
         vllm = import_module("vllm")
         arguments = vllm.EngineArgs(
             model=str(folder),
-            dtype="float32" if precision == "fp32" else precision,
+            dtype="bfloat16" if precision == "bf16" else "float32",
             max_model_len=MAX_MODEL_LEN,
             max_num_seqs=MAX_NUM_SEQS,
             max_num_batched_tokens=LARGEST_STEP,
             kv_cache_memory_bytes=KV_BYTES,
         )
         return _Engine(vllm.LLMEngine.from_engine_args(arguments))
+
+
+def _quantize(folder: Path) -> None:
+    """Quantize the linear layers of a folder in place."""
+    import torch
+
+    safetensors = import_module("safetensors.torch")
+    tensors = {}
+    for name, tensor in safetensors.load_file(folder / "model.safetensors").items():
+        if not name.endswith("_proj.weight"):
+            tensors[name] = tensor
+            continue
+        scale = tensor.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / 127
+        tensors[name] = torch.round(tensor / scale).to(torch.int8)
+        tensors[f"{name}_scale"] = scale
+    safetensors.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": W8A8}, indent=2))
 
 
 class _Engine:
