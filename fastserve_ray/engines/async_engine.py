@@ -159,6 +159,9 @@ class AsyncEngine:
                 self._engine.add_request(stream.request)
             except FastServeError as error:
                 self._deliver([(stream, error)])
+            except Exception as error:
+                logger.exception("a request could not be queued; it fails alone")
+                self._deliver([(stream, EngineError(f"the engine failed on this request: {error!r}"))])
             else:
                 self._streams[stream.request.request_id] = stream
 

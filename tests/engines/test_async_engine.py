@@ -11,13 +11,14 @@ import pytest
 
 from fastserve_ray.engines.async_engine import MAX_FAILED_STEPS, AsyncEngine, merge_deltas
 from fastserve_ray.engines.offline import generate_all
+from fastserve_ray.engines.protocol import GenerateRequest, SamplingParams
 from fastserve_ray.errors import EngineError
 from tests.engines.tiny import build_engine, greedy, random_prompts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from fastserve_ray.engines.protocol import GenerateDelta, GenerateRequest
+    from fastserve_ray.engines.protocol import GenerateDelta
 
 
 @pytest.fixture
@@ -92,6 +93,44 @@ async def test_refusal_reaches_the_caller_and_nobody_else(engine: AsyncEngine) -
     with pytest.raises(EngineError, match="prompt is empty"):
         await collect(engine, greedy("b", ()))
     assert (await other).num_completion_tokens == 60
+
+
+async def test_an_error_that_nobody_foresaw_ends_its_request_alone() -> None:
+    inner = build_engine()
+    add = inner.add_request
+
+    def fragile(request: GenerateRequest) -> None:
+        if request.request_id == "deep":
+            raise RecursionError("too deep")
+        add(request)
+
+    inner.add_request = fragile  # type: ignore[method-assign]
+    engine = AsyncEngine(inner)
+    engine.start()
+    try:
+        with pytest.raises(EngineError, match="too deep"):
+            await collect(engine, greedy("deep", (5,)))
+        assert engine.healthy
+        assert (await collect(engine, greedy("a", (5, 6), 7, ignore_eos=True))).num_completion_tokens == 7
+    finally:
+        engine.stop()
+
+
+async def test_several_completions_come_in_one_stream() -> None:
+    engine = AsyncEngine(build_engine())
+    engine.start()
+    try:
+        request = GenerateRequest("a", (5, 6), SamplingParams(max_tokens=9, n=3, seed=1, ignore_eos=True))
+        tokens: dict[int, list[int]] = {0: [], 1: [], 2: []}
+        ended = []
+        async for delta in engine.generate(request):
+            tokens[delta.index] += delta.token_ids
+            ended += [delta.index] if delta.finish_reason else []
+        assert sorted(ended) == [0, 1, 2]
+        assert [len(its) for its in tokens.values()] == [9, 9, 9]
+        assert engine.stats().kv_tokens_used == 0
+    finally:
+        engine.stop()
 
 
 async def test_a_failing_step_ends_its_requests_and_the_engine_goes_on() -> None:

@@ -7,6 +7,7 @@ docs/adr/0004-constrained-output.md.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 KEY = "constraint"
 JSON_FORM = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 """Python's usual form. Where any white space may come, models are known to write nothing else to the end."""
+
+MAX_KEPT = 64
+"""Constraints that are kept ready, least recently used first out; clients repeat theirs, and ``n`` asks n times."""
 
 
 class Constraints:
@@ -39,6 +43,8 @@ class Constraints:
         self._vocab_size = vocab_size
         self._eos_ids = sorted(eos_ids)
         self._vocabulary: Any = None
+        self._kept: OrderedDict[Constraint, Any] = OrderedDict()
+        """llguidance's matchers at the beginning, to be copied."""
 
     def matcher(self, constraint: Constraint) -> Matcher:
         """A fresh matcher at the beginning of a completion.
@@ -46,17 +52,29 @@ class Constraints:
         Raises:
             EngineError: the constraint cannot be read, or this model's tokenizer cannot be constrained.
         """
+        if constraint not in self._kept:
+            self._kept[constraint] = self._read(constraint)
+            if len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(constraint)
+        return Matcher(self._kept[constraint].deep_copy(), self._vocab_size)
+
+    def _read(self, constraint: Constraint) -> Any:
         llguidance = _library()
         if self._vocabulary is None:
             self._vocabulary = self._read_vocabulary()
         try:
             grammar = _grammar(llguidance.LLMatcher, constraint)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _unreadable(constraint, str(error)) from error
-        matcher = llguidance.LLMatcher(self._vocabulary, grammar, log_level=0)
+        limits = llguidance.LLParserLimits(verbose_errors=False)
+        matcher = llguidance.LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             raise _unreadable(constraint, matcher.get_error())
-        return Matcher(matcher, self._vocab_size)
+        matcher.compute_bitmask()
+        if matcher.is_error() or (matcher.is_stopped() and not matcher.is_accepting()):
+            raise _unreadable(constraint, "no text fulfils it")
+        return matcher
 
     def _read_vocabulary(self) -> Any:
         from llguidance.hf import from_tokenizer
@@ -82,12 +100,12 @@ class Matcher:
     @property
     def is_complete(self) -> bool:
         """Whether nothing but an end-of-sequence token may come."""
-        return bool(self._matcher.is_stopped())
+        return bool(self._matcher.is_stopped() and not self._matcher.is_error())
 
     @property
     def error(self) -> str | None:
         """Why it can go on no more: a limit of the grammar was reached."""
-        return str(self._matcher.get_error()) if self._matcher.is_error() else None
+        return str(self._matcher.get_error()).partition("\n")[0] if self._matcher.is_error() else None
 
     def allowed(self) -> torch.Tensor:
         """(vocabulary,) bool: the tokens that may come next."""

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from fastserve_ray.engines.protocol import SamplingParams
     from fastserve_ray.engines.torch.constrained import Matcher
 
+_NUM_LIKELY = 1024
+"""How many of the most probable tokens top_p looks at first; sorting a whole vocabulary takes twenty times longer."""
+_SEED_STRIDE = 0x9E3779B97F4A7C15
+"""2^64 over the golden ratio: seeds of a request's completions are far apart, so that they meet nobody's own seeds."""
 _SEED_MASK = 2**64 - 1
 """torch takes 64-bit seeds; larger and negative ones are folded."""
 NOT_FINITE = "the model's logits are not finite (NaN or infinite)"
@@ -64,7 +68,7 @@ class Sampler:
         self.error: str | None = None
         """Why it could draw no token."""
         self._num_drawn = 0
-        self._eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.int64)
+        self._eos_ids = torch.tensor(sorted(token for token in eos_ids if token < vocab_size), dtype=torch.int64)
         self._bias_ids = torch.tensor([token for token, _ in sampling.logit_bias], dtype=torch.int64)
         self._bias = torch.tensor([bias for _, bias in sampling.logit_bias])
         self._counts: torch.Tensor | None = None
@@ -88,9 +92,11 @@ class Sampler:
             self.error = NOT_FINITE
             return None
         scores = self._changed(logits) if self.sampling.changes_logits else logits
-        if scores.max() == float("-inf"):
-            self.error = self.matcher.error if self.matcher is not None else None
-            self.error = self.error or NOTHING_ALLOWED
+        # a matcher that has given up allows the end-of-sequence token, which would pass for a whole completion
+        self.error = self.matcher.error if self.matcher is not None else None
+        if self.error is None and scores.max() == float("-inf"):
+            self.error = NOTHING_ALLOWED
+        if self.error is not None:
             return None
         token = int(scores.argmax()) if self.generator is None else draw(scores, self.sampling, self.generator)
         self._note(token)
@@ -107,11 +113,12 @@ class Sampler:
             scores = torch.where(self._seen, penalized, scores)
         if self._counts is not None:
             scores -= sampling.frequency_penalty * self._counts + sampling.presence_penalty * (self._counts > 0)
-        is_complete = self.matcher is not None and self.matcher.is_complete
-        if self._num_drawn < sampling.min_tokens and not is_complete:
-            scores[self._eos_ids] = float("-inf")
         if self.matcher is not None:
             scores.masked_fill_(~self.matcher.allowed(), float("-inf"))
+        if self._num_drawn < sampling.min_tokens:
+            held = scores.index_fill(0, self._eos_ids, float("-inf"))
+            # a grammar may be at its end before min_tokens
+            scores = held if self.matcher is None or held.max() > float("-inf") else scores
         return scores
 
     def _note(self, token: int) -> None:
@@ -140,7 +147,7 @@ def make_generator(sampling: SamplingParams, index: int = 0) -> torch.Generator 
     if sampling.seed is None:
         generator.seed()
     else:
-        generator.manual_seed((sampling.seed + index) & _SEED_MASK)
+        generator.manual_seed((sampling.seed + index * _SEED_STRIDE) & _SEED_MASK)
     return generator
 
 
@@ -170,9 +177,11 @@ def draw(logits: torch.Tensor, sampling: SamplingParams, generator: torch.Genera
     ids: torch.Tensor | None = None
     if sampling.top_k is not None and sampling.top_k < scores.shape[0]:
         scores, ids = scores.topk(sampling.top_k)
+        probabilities = scores.double().softmax(dim=-1)
     elif sampling.top_p < 1:
-        scores, ids = scores.sort(descending=True, stable=True)
-    probabilities = scores.double().softmax(dim=-1)
+        scores, ids, probabilities = _likely(scores, sampling.top_p)
+    else:
+        probabilities = scores.double().softmax(dim=-1)
     cumulative = probabilities.cumsum(dim=-1)
     if sampling.top_p < 1:
         num_kept = max(1, int((cumulative - probabilities < sampling.top_p).sum()))
@@ -184,3 +193,12 @@ def draw(logits: torch.Tensor, sampling: SamplingParams, generator: torch.Genera
     threshold = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[-1]
     index = min(int(torch.searchsorted(cumulative, threshold, right=True)), cumulative.shape[0] - 1)
     return index if ids is None else int(ids[index])
+
+
+def _likely(scores: torch.Tensor, mass: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The most probable tokens, at least as many as have ``mass``: scores, ids and probabilities, descending."""
+    probabilities = scores.double().softmax(dim=-1)
+    best, ids = scores.topk(min(_NUM_LIKELY, len(scores)))
+    if len(best) < len(scores) and float(probabilities[ids].sum()) < mass:
+        best, ids = scores.sort(descending=True, stable=True)
+    return best, ids, probabilities[ids]

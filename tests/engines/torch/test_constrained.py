@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, cast
 
 import pytest
+import torch
 
 from fastserve_ray.engines.offline import Completion, generate_all
 from fastserve_ray.engines.protocol import (
@@ -23,6 +24,7 @@ from fastserve_ray.engines.protocol import (
 )
 from fastserve_ray.engines.table import open_engine
 from fastserve_ray.engines.torch.constrained import Constraints
+from fastserve_ray.engines.torch.sampling import Sampler
 from fastserve_ray.errors import EngineError
 from tests.engines.tiny import VOCAB_SIZE, build_engine, build_model, build_tokenizer, random_prompts
 from tests.engines.torch.test_detokenize import byte_fallback_tokenizer
@@ -149,6 +151,10 @@ def test_min_tokens_hold_within_a_grammar(engine: TorchEngine) -> None:
     (found,) = generate_all(engine, [GenerateRequest("a", (3, 4), late)])
     assert found.num_completion_tokens == 7
     assert re.fullmatch("[0-9]{6,}", found.text)
+    for pattern in ("", "[0-9]?"):
+        none = SamplingParams(max_tokens=20, temperature=0, constraint=Regex(pattern), min_tokens=3)
+        (found,) = generate_all(engine, [GenerateRequest("a", (3, 4), none)])
+        assert (found.finish_reason, found.error) == ("stop", None)
     short = SamplingParams(max_tokens=20, temperature=0, constraint=Regex("[0-9]{2}"), min_tokens=6)
     (found,) = generate_all(engine, [GenerateRequest("a", (3, 4), short)])
     assert (len(found.text), found.finish_reason) == (2, "stop")
@@ -194,6 +200,17 @@ def test_the_library_is_loaded_when_asked_for() -> None:
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+def test_a_matcher_that_gave_up_fails_its_request() -> None:
+    """Its mask allows the end-of-sequence token, but the completion is not what was asked for."""
+    matcher = Constraints(build_tokenizer(), VOCAB_SIZE, [1]).matcher(Regex("[ab]{4}"))
+    matcher.push(build_tokenizer().convert_tokens_to_ids("c"))
+    assert not matcher.is_complete
+    sampler = Sampler(SamplingParams(constraint=Regex("[ab]{4}")), (), vocab_size=VOCAB_SIZE, matcher=matcher)
+    assert sampler.sample(torch.zeros(VOCAB_SIZE)) is None
+    assert "doesn't satisfy the grammar" in (sampler.error or "")
+    assert "\n" not in (sampler.error or "")
+
+
 def test_a_tokenizer_that_cannot_be_read_is_refused() -> None:
     with pytest.raises(EngineError, match="cannot be constrained") as caught:
         Constraints(object(), VOCAB_SIZE, [1]).matcher(Regex("a"))
@@ -210,6 +227,9 @@ def test_cut_short_by_max_tokens(engine: TorchEngine) -> None:
     [
         (JsonSchema("{not json"), "JSON schema"),
         (JsonSchema('{"type": "no such type"}'), "JSON schema"),
+        (JsonSchema("[" * 100_000), "JSON schema"),
+        (JsonSchema('{"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}'), "no text fulfils it"),
+        (Grammar('start: start "a"'), "no text fulfils it"),
         (Regex("(unclosed"), "regular expression"),
         (Grammar("start: nowhere"), "grammar"),
     ],

@@ -338,6 +338,35 @@ def test_logprobs_of_drawn_tokens_are_those_before_temperature_and_filters() -> 
     assert any(step.token_id != step.top[0][0] for step in found.logprobs), "all were greedy: the test shows nothing"
 
 
+@pytest.mark.parametrize("scale", [0.1, 4.0])
+def test_top_p_of_a_large_vocabulary(monkeypatch: pytest.MonkeyPatch, scale: float) -> None:
+    """Flat, so that more tokens than are looked at first have the mass, and peaked."""
+    monkeypatch.setattr("fastserve_ray.engines.torch.sampling._NUM_LIKELY", 20)
+    logits = torch.randn(200, generator=torch.Generator().manual_seed(0)) * scale
+    want = TopPLogitsWarper(0.7)(torch.tensor([[0]]), logits[None].clone())[0].softmax(-1)
+    found = exact_frequencies(monkeypatch, logits, SamplingParams(top_p=0.7))
+    assert int((want > 0).sum()) > 20 if scale < 1 else int((want > 0).sum()) < 20
+    assert float((found - want).abs().max()) <= 1.5 / NUM_DRAWS
+
+
+def test_completions_meet_no_neighbouring_seed() -> None:
+    seeds = [
+        generator.initial_seed()
+        for seed in range(8)
+        for index in range(8)
+        if (generator := make_generator(SamplingParams(seed=seed), index)) is not None
+    ]
+    assert len(set(seeds)) == 64
+
+
+def test_end_tokens_beyond_the_logits() -> None:
+    """Some checkpoints name an end token that their embedding lacks."""
+    found = Sampler(SamplingParams(temperature=0, min_tokens=1), (), vocab_size=5, eos_ids=(2, 9)).sample(
+        torch.tensor([0.0, 1.0, 5.0, 0.5, 0.0])
+    )
+    assert found == Sampled(1)
+
+
 def test_bias_through_the_engine() -> None:
     model, prompt = build_model(initializer_range=0.1), random_prompts(1)[0]
     want = generate(model, prompt, 8)
