@@ -31,6 +31,40 @@ if TYPE_CHECKING:
     from fastserve_ray.spec.serve import EngineSpec
 
 
+class WallClock:
+    """Seconds from its making."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter()
+
+    def now(self) -> float:
+        return time.perf_counter() - self._begin
+
+    def wait_until(self, then: float) -> None:
+        time.sleep(max(0.0, then - self.now()))
+
+
+class CpuClock:
+    """Processor seconds of this process, all threads together; waiting is skipped.
+
+    For machines that others use too: what they take from this process does not count, so runs can be compared. It is
+    the wall's clock where the engine has one thread and the machine to itself.
+    """
+
+    def __init__(self) -> None:
+        self._begin = time.process_time()
+
+    def now(self) -> float:
+        return time.process_time() - self._begin
+
+    def wait_until(self, then: float) -> None:
+        self._begin -= max(0.0, then - self.now())
+
+
+Clock = WallClock | CpuClock
+CLOCKS: dict[str, type[Clock]] = {"wall": WallClock, "cpu": CpuClock}
+
+
 class NotingRunner(Runner):
     """Remembers what the last step read."""
 
@@ -60,14 +94,17 @@ class Bench:
     """One model and its runner; every run gets a scheduler and a policy of its own.
 
     Args:
+        clock: what tells the time, to the engine's policy too.
         max_model_len: tokens of a request at most.
         max_tokens: what every request allows for its completion. Policies see only that: a run takes a request away
             when its completion is as long as the workload says.
     """
 
-    def __init__(self, shape: Shape, spec: EngineSpec, *, max_model_len: int, max_tokens: int) -> None:
+    def __init__(
+        self, shape: Shape, spec: EngineSpec, *, clock: type[Clock], max_model_len: int, max_tokens: int
+    ) -> None:
         assert spec.kv_cache_tokens is not None
-        self._spec = spec
+        self._spec, self._clock = spec, clock
         self._max_model_len, self._max_tokens = max_model_len, max_tokens
         self._vocab_size = shape.vocab_size
         self._model: Any = shape.build(max_model_len)
@@ -85,21 +122,22 @@ class Bench:
         stop_after: float = float("inf"),
     ) -> MeasuredRun:
         """Until all of ``arrivals`` have ended, or for ``stop_after`` seconds."""
-        scheduler = self._scheduler(spec)
-        run = _Run(self._engine(scheduler), scheduler, self._runner)
+        clock = self._clock()
+        scheduler = self._scheduler(spec, clock)
+        run = _Run(self._engine(scheduler), scheduler, self._runner, clock)
         to_come = deque(
             (arrival, self._request(number, arrival, knows_lengths)) for number, arrival in enumerate(arrivals)
         )
-        while (to_come or run.engine.has_work()) and run.now < stop_after:
-            while to_come and to_come[0][0].at <= run.now:
+        while (to_come or run.engine.has_work()) and clock.now() < stop_after:
+            while to_come and to_come[0][0].at <= clock.now():
                 run.add(*to_come.popleft())
             if run.engine.has_work():
                 run.step()
             else:
-                time.sleep(max(0.0, to_come[0][0].at - run.now))
+                clock.wait_until(to_come[0][0].at)
         return run.finish()
 
-    def _scheduler(self, spec: EngineSpec) -> Scheduler:
+    def _scheduler(self, spec: EngineSpec, clock: Clock) -> Scheduler:
         assert spec.kv_cache_tokens is not None
         host_blocks = spec.kv_host_tokens // BLOCK_SIZE
         return Scheduler(
@@ -109,6 +147,7 @@ class Bench:
             max_num_seqs=spec.max_num_seqs,
             max_num_batched_tokens=spec.max_num_batched_tokens,
             shares_prefixes=spec.prefix_caching,
+            clock=clock.now,
         )
 
     def _engine(self, scheduler: Scheduler) -> TorchEngine:
@@ -132,31 +171,26 @@ class Bench:
 
 
 class _Run:
-    """The clock and the notes of one run."""
+    """The notes of one run."""
 
-    def __init__(self, engine: TorchEngine, scheduler: Scheduler, runner: NotingRunner) -> None:
+    def __init__(self, engine: TorchEngine, scheduler: Scheduler, runner: NotingRunner, clock: Clock) -> None:
         self.engine = engine
-        self._scheduler, self._runner = scheduler, runner
+        self._scheduler, self._runner, self._clock = scheduler, runner, clock
         self._open: dict[str, tuple[Arrival, Sequence]] = {}
         self._first_tokens: dict[str, float] = {}
         self._outcomes: list[Outcome] = []
         self._steps: list[tuple[StepLoad, float]] = []
         self._num_tokens = 0
         self._swapping_before = runner.seconds_swapping
-        self._begin = time.perf_counter()
-
-    @property
-    def now(self) -> float:
-        return time.perf_counter() - self._begin
 
     def add(self, arrival: Arrival, request: GenerateRequest) -> None:
         self.engine.add_request(request)
         self._open[request.request_id] = arrival, self._scheduler.sequences[request.request_id]
 
     def step(self) -> None:
-        begin = self.now
+        begin = self._clock.now()
         deltas = self.engine.step()
-        now = self.now
+        now = self._clock.now()
         self._steps.append((self._runner.load, now - begin))
         for delta in deltas:
             self._num_tokens += 1
@@ -165,7 +199,7 @@ class _Run:
                 self._end(delta.request_id, now)
 
     def finish(self) -> MeasuredRun:
-        seconds, outcomes = self.now, tuple(self._outcomes)
+        seconds, outcomes = self._clock.now(), tuple(self._outcomes)
         swap_seconds = self._runner.seconds_swapping - self._swapping_before
         for name in list(self._open):
             self.engine.cancel(name)

@@ -2,11 +2,12 @@
 
 Requests come in a Poisson process at 0.7, 0.9 and 1.1 of what the engine can do, which is measured first: output tokens
 a second of a full batch, first come, first served. Lengths are those of public traces, scaled to a small model, and
-of a heavy-tailed lognormal. Every policy gets the same requests at the same times; only "srpt" knows lengths beforehand, as
+of a heavy-tailed lognormal. Every policy gets the same requests at the same times; only "srpt" knows lengths before, as
 an oracle. The simulation takes the same arrivals, the engine's scheduler and a time model fitted to measured steps.
 A last table simulates a GPU with the traces' real lengths, from a profile made by arithmetic.
 
-    python -m benchmarks.scheduling [--quick] [--traces FOLDER] [--only NAME] [--simulate-only] [--json FILE]
+    python -m benchmarks.scheduling [--quick] [--traces FOLDER] [--only NAME] [--simulate-only]
+        [--clock wall|cpu] [--threads N] [--seconds N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 from benchmarks.common import Figure, make_parser, report
 from benchmarks.engine import SHAPES
-from benchmarks.open_loop import Bench, MeasuredRun
+from benchmarks.open_loop import CLOCKS, Bench, Clock, MeasuredRun
 from benchmarks.workloads import TRACES, Workload, lognormal, max_completion
 from fastserve_ray.engines.simulation.simulator import SimulatedRun, Simulator
 from fastserve_ray.engines.simulation.time_model import TimeModel
@@ -111,7 +112,7 @@ def main() -> None:
     if args.quick:
         here = replace(here, seconds=4, calibration_seconds=3, loads=(1.1,))
         gpu = replace(gpu, seconds=60, calibration_seconds=30, loads=(1.1,))
-    rows = [] if args.simulate_only else _rows_here(here, traces, args.only)
+    rows = [] if args.simulate_only else _rows_here(here, CLOCKS[args.clock], traces, args.only)
     rows += [row for load in gpu.workloads(traces, args.only) for row in _rows_simulated(gpu, load)]
     report("scheduling policies, open-loop", rows, json_file=args.json)
 
@@ -122,6 +123,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", metavar="NAME", help="workloads whose name has this in it")
     parser.add_argument("--simulate-only", action="store_true", help="only the simulated GPU")
     parser.add_argument("--seconds", type=float, help=f"in which requests come, each run; default {HERE.seconds}")
+    parser.add_argument(
+        "--clock", choices=sorted(CLOCKS), default="wall", help="cpu: processor time, on a machine that others use too"
+    )
     parser.add_argument("--threads", type=int, help="torch threads")
     return parser.parse_args()
 
@@ -136,9 +140,9 @@ def _traces(folder: Path | None) -> Path | None:
     return None
 
 
-def _rows_here(setting: Setting, traces: Path | None, only: str | None) -> list[dict[str, Figure]]:
+def _rows_here(setting: Setting, clock: type[Clock], traces: Path | None, only: str | None) -> list[dict[str, Figure]]:
     max_tokens = max_completion(setting.max_model_len)
-    bench = Bench(SHAPE, setting.spec, max_model_len=setting.max_model_len, max_tokens=max_tokens)
+    bench = Bench(SHAPE, setting.spec, clock=clock, max_model_len=setting.max_model_len, max_tokens=max_tokens)
     rows = []
     for load in setting.workloads(traces, only):
         able = _calibrate(setting, bench, load)
