@@ -53,11 +53,8 @@ def step_bytes(model: Any, shape: Shape, num_requests: int, num_tokens: int) -> 
     """What a decode step must read: the weights, and keys and values of ``num_tokens`` a request."""
     parameters = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
     head_dim = shape.hidden_size // shape.num_heads
-    width = torch.bfloat16.itemsize
-    return (
-        sum(parameters.values())
-        + num_requests * num_tokens * 2 * shape.num_layers * shape.num_kv_heads * head_dim * width
-    )
+    kv_bytes = 2 * shape.num_layers * shape.num_kv_heads * head_dim * int(torch.bfloat16.itemsize)
+    return int(sum(parameters.values())) + num_requests * num_tokens * kv_bytes
 
 
 def decode_seconds(engine: TorchEngine, num_requests: int, num_prompt_tokens: int) -> float:
@@ -87,7 +84,7 @@ def measure(
     model = shape.build(max_model_len).to(device, torch.bfloat16)
     torch.set_default_device("cpu")
     spec = EngineSpec(max_num_seqs=max(NUM_REQUESTS), prefix_caching=False, max_num_batched_tokens=8192)
-    rows = []
+    rows: list[dict[str, Figure]] = []
     with closing(build_generate_engine(model, tokenizer_for(shape.vocab_size), spec)) as engine:
         for num_requests in NUM_REQUESTS:
             seconds = decode_seconds(engine, num_requests, num_prompt_tokens)

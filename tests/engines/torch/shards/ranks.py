@@ -60,13 +60,12 @@ def save(model: Any, folder: Path) -> Path:
     return folder
 
 
-def open_over_threads(folder: Path, num_shards: int, store: Path, **spec: Any) -> TorchEngine:
-    """An engine over ``num_shards`` ranks that meet in the file ``store``, which does not exist yet."""
+def open_over_threads(folder: Path, num_shards: int, meeting: Path | str, **spec: Any) -> TorchEngine:
+    """An engine over ``num_shards`` ranks that meet in a file which does not exist yet, or at a URL."""
     settings = EngineSpec(**spec)
-    peers = RankThreads(num_shards, store.as_uri(), folder, settings)
-    return open_leading_engine(
-        num_shards, store.as_uri(), folder, settings, peers=peers, host=HOST, timeout_s=TIMEOUT_S
-    )
+    url = meeting if isinstance(meeting, str) else meeting.as_uri()
+    peers = RankThreads(num_shards, url, folder, settings)
+    return open_leading_engine(num_shards, url, folder, settings, peers=peers, host=HOST, timeout_s=TIMEOUT_S)
 
 
 def logits_over_threads(folder: Path, num_shards: int, ids: torch.Tensor) -> torch.Tensor:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fastserve_ray.engines.offline import generate_all
 from fastserve_ray.engines.torch.shards.plan import PLANS
 from tests.engines.tiny import build_model, generate, greedy, random_prompts
-from tests.engines.torch.shards.ranks import open_over_threads, save
+from tests.engines.torch.shards.ranks import HOST, open_over_threads, save
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,3 +84,14 @@ def test_preemptions_swaps_and_prefix_hits(tmp_path: Path) -> None:
         stats = engine.stats()
     assert [tuple(got) for got in tokens.values()] == expected
     assert min(stats.num_preemptions, stats.num_swapped_blocks, stats.prefix_hit_tokens) > 0
+
+
+def test_ranks_that_meet_at_an_address(tmp_path: Path) -> None:
+    """As on several machines."""
+    model = build_model("llama")
+    expected = generate(model, PROMPTS[0], MAX_TOKENS)
+    with socket.create_server((HOST, 0)) as server:
+        port = server.getsockname()[1]
+    with closing(open_over_threads(save(model, tmp_path), 2, f"tcp://{HOST}:{port}", kv_cache_tokens=256)) as engine:
+        (completion,) = generate_all(engine, [greedy("a", PROMPTS[0], MAX_TOKENS)])
+    assert completion.token_ids == expected
