@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SPARE_FRACTION = 0.05
 """Of the pool: below so many free blocks sequences that need not run soon are moved to the host ahead of need, and only
-above twice as many are they brought back ahead of need. The gap between the two keeps blocks from going to and fro."""
+above twice as many are they brought back ahead of need. The gap between the two keeps blocks where they are."""
 
 
 @dataclass(frozen=True, slots=True)
