@@ -95,7 +95,7 @@ GPU_PROFILE = Profile(prefill=((16, 0.0096), (2048, 0.2128)), decode_seconds=0.0
 RECORDED = replace(HERE, name="CPU, 2M, simulated", seconds=60)
 RECORDED_TIMES = TimeModel(fixed=0.00194, row=0.000198, prompt_token=0.0000462, context_token=4.9e-7)
 RECORDED_PROFILE = Profile(prefill=((16, 0.00234), (128, 0.00712)), decode_seconds=0.00208)
-"""As measured for `HERE` on one core of an AMD EPYC with AVX2, so that the table can be made anywhere."""
+"""As measured for `HERE` on one core of an AMD EPYC that others used too, so that the table can be made anywhere."""
 SIMULATED = ((RECORDED, RECORDED_PROFILE, RECORDED_TIMES), (GPU, GPU_PROFILE, GPU_TIMES))
 
 
