@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from benchmarks.common import make_parser, report
 from benchmarks.peers.bench import PEERS, Bench, measure_all
 from benchmarks.peers.environments import ENVIRONMENTS, install
-from benchmarks.peers.table import table_rows
+from benchmarks.peers.table import all_versions, table_rows
 from benchmarks.peers.workload import FULL_SHAPE, QUICK_SHAPE
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def parser() -> ArgumentParser:
     flags.add_argument("--environments", type=Path, default=DEFAULT_FOLDER, metavar="FOLDER", help="where they are")
     flags.add_argument("--peers", type=names, default=tuple(PEERS), help=f"of {', '.join(PEERS)}; or their beginnings")
     flags.add_argument("--threads", type=int, default=2)
-    flags.add_argument("--rounds", type=int, default=3, help="after one that warms up")
-    flags.add_argument("--starts", type=int, default=1, help="of each alone, before the one for the rounds")
+    flags.add_argument("--rounds", type=int, default=3, help="after a short one that warms up")
+    flags.add_argument("--starts", type=int, default=1, help="of each alone; 0: no memory")
     flags.add_argument(
         "--timeout", type=float, default=900, metavar="SECONDS", help="of one conversion, start or round"
     )
@@ -87,9 +87,10 @@ def run(options: Namespace) -> None:
         lock=lambda: holding(options.lock),
     )
     load = os.getloadavg()[0]
-    rows = table_rows(measure_all(bench, options.peers, lambda text: print(text, file=sys.stderr)))
+    measured = measure_all(bench, options.peers, lambda text: print(text, file=sys.stderr, flush=True))
     title = f"{bench.shape.name}, {bench.threads} threads, {bench.rounds} rounds, load average {load:.1f} before"
-    report(title, rows, json_file=options.json)
+    print(f"versions: {all_versions(measured)}")
+    report(title, table_rows(measured), json_file=options.json)
 
 
 def main() -> None:

@@ -6,12 +6,12 @@ import os
 import shutil
 import subprocess
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from benchmarks.peers.environments import OUR_ENVIRONMENT, python_of
 from benchmarks.peers.process import Command, PeerError, PeerProcess
-from benchmarks.peers.table import Measured
+from benchmarks.peers.table import Measured, batch_speed, decode_speed
 from benchmarks.peers.weights import make_model_folder
 from benchmarks.peers.workload import mixed_batch, single_decode
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from benchmarks.peers.workload import Shape
+    from benchmarks.peers.workload import Asked, Shape, Workload
 
+WARM_UP_LENGTH = 8
 DONE = "converted"
 """Published last in a converted folder."""
 
@@ -49,7 +50,7 @@ PEERS = {
     "vllm fp32": Peer("vllm", "vllm", "fp32"),
     "vllm int8": Peer("vllm", "vllm", "int8"),
     "vllm bf16": Peer("vllm", "vllm", "bf16"),
-    "llama.cpp f32": Peer("llama_cpp", "llama_cpp", "f32"),
+    "llama.cpp fp32": Peer("llama_cpp", "llama_cpp", "fp32"),
     "llama.cpp q8_0": Peer("llama_cpp", "llama_cpp", "q8_0"),
     "hf generate fp32": Peer("hugging_face", OUR_ENVIRONMENT, "fp32"),
 }
@@ -64,7 +65,7 @@ class Bench:
     threads: int
     rounds: int
     starts: int
-    """Of each engine alone."""
+    """Of each engine alone, for its memory and the seconds until it is ready."""
     timeout: float
     lock: Callable[[], AbstractContextManager[object]]
     """Held while something is measured."""
@@ -118,22 +119,25 @@ class Bench:
         with self.lock():
             process = self.start(peer)
             try:
-                process.run(mixed_batch().draw(self.shape.vocab_size, seed=-1))
+                process.run(self._draw(mixed_batch(), 0))
             finally:
                 process.stop()
-        result.versions = ", ".join(f"{name} {number}" for name, number in process.versions.items())
         result.ready_seconds.append(process.ready_seconds)
         result.peak_bytes = process.memory.peak_bytes
 
+    def warm_up(self, process: PeerProcess) -> None:
+        """All prompts of a batch, and a few tokens each."""
+        process.run([replace(asked, length=WARM_UP_LENGTH) for asked in self._draw(mixed_batch(), 0)])
+
     def measure_round(self, number: int, process: PeerProcess, result: Measured) -> None:
-        """One batch and one single request; the first round warms up."""
+        """One batch and one single request."""
         with self.lock():
-            of_batch = process.run(mixed_batch().draw(self.shape.vocab_size, seed=number))
-            (of_single,) = process.run(single_decode().draw(self.shape.vocab_size, seed=number))
+            result.batches.append(process.run(self._draw(mixed_batch(), number)))
+            result.singles += process.run(self._draw(single_decode(), number))
         result.idle_share = process.idle_share
-        if number > 0:
-            result.batches.append(of_batch)
-            result.singles.append(of_single)
+
+    def _draw(self, workload: Workload, seed: int) -> list[Asked]:
+        return workload.draw(self.shape.vocab_size, seed)
 
 
 @contextmanager
@@ -153,7 +157,7 @@ def measure_all(bench: Bench, names: Sequence[str], say: Callable[[str], None]) 
             bench.prepare(PEERS[name])
             for _ in range(bench.starts):
                 bench.measure_alone(PEERS[name], result)
-            say(f"{name}: ready after {result.ready_seconds[-1]:.1f} s")
+            say(f"{name}: started alone {bench.starts} times")
     _measure_in_turn(bench, {name: result for name, result in measured.items() if result.failure is None}, say)
     return measured
 
@@ -166,10 +170,18 @@ def _measure_in_turn(bench: Bench, measured: dict[str, Measured], say: Callable[
                 processes[name] = bench.start(PEERS[name])
                 stack.callback(processes[name].stop)
                 processes[name].memory.stop()
+                bench.warm_up(processes[name])
+                result.versions = processes[name].versions
                 result.ready_seconds.append(processes[name].ready_seconds)
-        for number in range(bench.rounds + 1):
+        for number in range(1, bench.rounds + 1):
             for name, process in processes.items():
                 if measured[name].failure is None:
                     with noting_failure(measured[name]):
                         bench.measure_round(number, process, measured[name])
+                        say(f"round {number}, {name}: {_last_round(measured[name])}")
             say(f"round {number} of {bench.rounds}, load average {os.getloadavg()[0]:.1f}")
+
+
+def _last_round(result: Measured) -> str:
+    batch, single = batch_speed(result.batches[-1]), decode_speed(result.singles[-1])
+    return f"{batch:.1f} tok/s in a batch, {single:.1f} alone"

@@ -19,7 +19,7 @@ class Measured:
 
     precision: str
     is_ours: bool
-    versions: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
     failure: str | None = None
     ready_seconds: list[float] = field(default_factory=list)
     peak_bytes: int = 0
@@ -30,11 +30,8 @@ class Measured:
 
     @property
     def batch_speed(self) -> float:
-        """Tokens a second over all requests, until the last is done."""
-        return statistics.median(
-            sum(len(result.tokens) for result in batch) / max(result.seconds for result in batch)
-            for batch in self.batches
-        )
+        """Median of the rounds, tokens a second."""
+        return statistics.median(map(batch_speed, self.batches))
 
     @property
     def mean_completion_seconds(self) -> float:
@@ -43,8 +40,18 @@ class Measured:
 
     @property
     def decode_speed(self) -> float:
-        """Tokens a second of one request alone, after its first token."""
-        return statistics.median((len(result.tokens) - 1) / (result.seconds - result.first) for result in self.singles)
+        """Median of the rounds, tokens a second."""
+        return statistics.median(map(decode_speed, self.singles))
+
+
+def batch_speed(batch: Sequence[Result]) -> float:
+    """Tokens a second over all requests, until the last is done."""
+    return sum(len(result.tokens) for result in batch) / max(result.seconds for result in batch)
+
+
+def decode_speed(single: Result) -> float:
+    """Tokens a second of one request alone, after its first token."""
+    return (len(single.tokens) - 1) / (single.seconds - single.first)
 
 
 def agreement(result: Sequence[Result], reference: Sequence[Result]) -> float:
@@ -81,10 +88,9 @@ def table_rows(measured: Mapping[str, Measured]) -> list[dict[str, Figure]]:
                 "decode tok/s": round(one.decode_speed, 1),
                 "decode / best peer": _ratio(one.decode_speed, [rival.decode_speed for rival in rivals]),
                 "ready s": round(statistics.median(one.ready_seconds), 1),
-                "peak PSS MiB": round(one.peak_bytes / 2**20),
+                "peak PSS MiB": round(one.peak_bytes / 2**20) or None,
                 "same tokens": None if reference is None else f"{agreement(one.batches[0], reference.batches[0]):.0%}",
                 "idle CPU": f"{one.idle_share:.1%}",
-                "note": one.versions,
             }
         )
     return rows
@@ -101,3 +107,9 @@ def _rivals(one: Measured, measured: Mapping[str, Measured]) -> list[Measured]:
 
 def _ratio(value: float, others: Sequence[float]) -> float | None:
     return round(value / max(others), 2) if others else None
+
+
+def all_versions(measured: Mapping[str, Measured]) -> str:
+    """Of the packages that ran."""
+    versions = {name: number for one in measured.values() for name, number in one.versions.items()}
+    return ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))

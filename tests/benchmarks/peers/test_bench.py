@@ -81,5 +81,5 @@ def test_an_absent_peer_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None
 
 
 def test_peers_are_chosen_by_the_beginnings_of_their_names() -> None:
-    assert names("ours fp32,llama") == ("ours fp32", "llama.cpp f32", "llama.cpp q8_0")
+    assert names("ours fp32,llama") == ("ours fp32", "llama.cpp fp32", "llama.cpp q8_0")
     assert set(names("ours,openvino,vllm,llama.cpp,hf")) == set(PEERS)
