@@ -21,6 +21,8 @@ from fastserve_ray.native.library import load_library
 if TYPE_CHECKING:
     import ctypes
 
+ROWS_AT_ONCE = 512
+"""Rows of one call: more of them, with their outputs, leave the caches while the weights pass by."""
 UNSIGNED_GROUP = 4
 """Values that the instruction for unsigned by signed bytes multiplies at once (VNNI)."""
 
@@ -100,8 +102,9 @@ class _Packed(nn.Module):
         """(..., in_features) to (..., out_features)."""
         rows = inputs.reshape(-1, self.in_features).float().contiguous()
         outputs = torch.empty(rows.shape[0], self.out_features)
-        if rows.shape[0]:
-            self._multiply(rows, outputs)
+        for part, place in zip(rows.split(ROWS_AT_ONCE), outputs.split(ROWS_AT_ONCE), strict=True):
+            if len(part):
+                self._multiply(part, place)
         return outputs.view(*inputs.shape[:-1], self.out_features).to(inputs.dtype)
 
     def _multiply(self, rows: torch.Tensor, outputs: torch.Tensor) -> None:
