@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -78,9 +79,11 @@ INLINE Ints subtract(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
 
 constexpr int kVectors = 2;
 constexpr int kPanel = kLanes * kVectors;
-// Values of k in a block: its weights take at most 16 KB, a third to a half of the L1 cache.
-constexpr int64_t kBlock = 128;
+// Weights of a block of k: a third to a half of the L1 cache.
+constexpr int64_t kBlockBytes = 16 * 1024;
 constexpr int kCacheLine = 64;
+// So many steps of k before weights are used they are asked for: some 400 cycles at 12 rows.
+constexpr int64_t kStepsAhead = 48;
 
 // The three products. Each says how a step of k is stored and multiplied; kGroup values of k lie side by side.
 
@@ -169,7 +172,7 @@ struct PanelEnd {
 template <class Product, int kRows>
 void tile(const typename Product::Input* input, int64_t input_stride, const float* input_scales,
           const typename Product::Weight* weights, int64_t steps, float* out, int64_t out_stride, const PanelEnd& end,
-          bool is_first, bool is_last, const char* fetch, int64_t fetch_lines) {
+          bool is_first, bool is_last, const char* fetch, int64_t fetch_bytes) {
   constexpr int kStep = Product::kGroup;
   typename Product::Sum sums[kRows][kVectors];
   const int columns[kVectors] = {std::min(end.columns, kLanes), std::max(end.columns - kLanes, 0)};
@@ -181,7 +184,9 @@ void tile(const typename Product::Input* input, int64_t input_stride, const floa
       if (!is_first) from_floats(load_some(out + row * out_stride + v * kLanes, columns[v]), sums[row][v]);
     }
   for (int64_t step = 0; step < steps; step++) {
-    if (step < fetch_lines) _mm_prefetch(fetch + step * kCacheLine, _MM_HINT_T0);
+    if (fetch_bytes > 0) _mm_prefetch(fetch, _MM_HINT_T0);
+    if (fetch_bytes > kCacheLine) _mm_prefetch(fetch + kCacheLine, _MM_HINT_T0);
+    fetch += fetch_bytes;
     const auto w0 = Product::weight(weights), w1 = Product::weight(weights + kLanes * kStep);
     weights += kPanel * kStep;
 #pragma GCC unroll 12
@@ -237,45 +242,50 @@ struct Call {
   }
 };
 
-// All rows of one panel, a block of k at a time.
+// All rows of one panel, a block of k at a time. One pass of rows streams the weights and asks for them a little ahead;
+// when there are more, each asks for its share of the next block, so that memory is busy during all of them.
 template <class Product>
 void run_panel(const Call<Product>& call, int64_t panel) {
   using Weight = typename Product::Weight;
+  constexpr int64_t kStepWeights = Product::kGroup * kPanel, kStepBytes = kStepWeights * sizeof(Weight);
   const PanelEnd end = call.end_of(panel);
-  const Weight* weights = call.weights + panel * call.steps * Product::kGroup * kPanel;
+  const Weight* weights = call.weights + panel * call.steps * kStepWeights;
   const int64_t passes = (call.rows + kMaxRows - 1) / kMaxRows;
-  const int64_t block = passes == 1 ? call.steps : kBlock / Product::kGroup * (4 / sizeof(Weight));
+  const int64_t block = passes == 1 ? call.steps : kBlockBytes / kStepBytes;
+  const int64_t share = passes == 1 ? kStepBytes : std::min<int64_t>(kCacheLine, kStepBytes);
   for (int64_t begin = 0; begin < call.steps; begin += block) {
     const int64_t steps = std::min(block, call.steps - begin);
-    const int64_t lines = steps * Product::kGroup * kPanel * sizeof(Weight) / kCacheLine;
-    const char* next = reinterpret_cast<const char*>(weights + steps * Product::kGroup * kPanel);
     for (int64_t pass = 0; pass < passes; pass++) {
       const int64_t row = pass * call.rows / passes, rows = (pass + 1) * call.rows / passes - row;
-      const int64_t fetch = std::min(pass * steps, lines), fetch_end = std::min(fetch + steps, lines);
+      const int64_t ahead = passes == 1 ? kStepsAhead * kStepBytes : steps * kStepBytes + pass * steps * share;
+      const bool fetches = passes == 1 || pass * share < kStepBytes;
       kTiles<Product>[rows](call.input + row * call.input_stride + begin * Product::kGroup, call.input_stride,
                             call.input_scales ? call.input_scales + row : nullptr, weights, steps,
                             call.out + row * call.outputs + panel * kPanel, call.outputs, end, begin == 0,
-                            begin + steps >= call.steps, next + fetch * kCacheLine,
-                            passes == 1 ? 0 : fetch_end - fetch);
+                            begin + steps >= call.steps, reinterpret_cast<const char*>(weights) + ahead,
+                            fetches ? share : 0);
     }
-    weights += steps * Product::kGroup * kPanel;
+    weights += steps * kStepWeights;
   }
 }
 
 // int8 weights for so many rows that widening a block once and for all of them is cheaper than once a tile.
 void run_widened_panel(const Call<MixedProduct>& call, int64_t panel) {
-  alignas(64) float wide[kBlock * kPanel];
+  constexpr int64_t kBlock = kBlockBytes / (kPanel * sizeof(float));
+  alignas(kCacheLine) float wide[kBlock * kPanel];
   const PanelEnd end = call.end_of(panel);
   const int8_t* weights = call.weights + panel * call.steps * kPanel;
   const int64_t passes = (call.rows + kMaxRows - 1) / kMaxRows;
   for (int64_t begin = 0; begin < call.steps; begin += kBlock) {
     const int64_t steps = std::min(kBlock, call.steps - begin);
-    for (int64_t at = 0; at < steps * kPanel; at += kLanes) store(wide + at, widen(weights + begin * kPanel + at));
+    for (int64_t at = 0; at < steps * kPanel; at += kLanes) store(wide + at, widen(weights + at));
+    weights += steps * kPanel;
     for (int64_t pass = 0; pass < passes; pass++) {
       const int64_t row = pass * call.rows / passes, rows = (pass + 1) * call.rows / passes - row;
       kTiles<FloatProduct>[rows](call.input + row * call.input_stride + begin, call.input_stride, nullptr, wide, steps,
                                  call.out + row * call.outputs + panel * kPanel, call.outputs, end, begin == 0,
-                                 begin + steps >= call.steps, nullptr, 0);
+                                 begin + steps >= call.steps, reinterpret_cast<const char*>(weights),
+                                 pass == 0 ? kPanel : 0);
     }
   }
 }
@@ -310,19 +320,21 @@ void pack(const Value* from, int64_t row_stride, int64_t column_stride, int64_t 
 
 // Symmetric int8 of one row. The scale of a row with an infinity or no number is no number, and so are its outputs.
 float quantize_row(const float* from, int64_t inputs, IntProduct::Input* to, int64_t stride) {
-  float largest = 0;
-  bool is_finite = true;
+  // bits without the sign order finite numbers by size, and infinities and what is no number above all of them
+  int32_t largest = 0;
   for (int64_t k = 0; k < inputs; k++) {
-    const float size = std::fabs(from[k]);
-    is_finite &= size <= std::numeric_limits<float>::max();
-    largest = size > largest ? size : largest;
+    int32_t size;
+    std::memcpy(&size, from + k, sizeof size);
+    largest = std::max(largest, size & 0x7fffffff);
   }
-  const float scale = std::max(largest, 1e-12f) / 127.0f;
+  std::fill(to, to + stride, IntProduct::Input(0));
+  if (largest >= 0x7f800000) return std::numeric_limits<float>::quiet_NaN();
+  float scale;
+  std::memcpy(&scale, &largest, sizeof scale);
+  scale = std::max(scale, 1e-12f) / 127.0f;
   for (int64_t k = 0; k < inputs; k++)
-    to[k] = static_cast<IntProduct::Input>(static_cast<int32_t>(std::nearbyint(is_finite ? from[k] / scale : 0.0f)) +
-                                           IntProduct::kOffset);
-  for (int64_t k = inputs; k < stride; k++) to[k] = 0;
-  return is_finite ? scale : std::numeric_limits<float>::quiet_NaN();
+    to[k] = static_cast<IntProduct::Input>(static_cast<int32_t>(std::nearbyint(from[k] / scale)) + IntProduct::kOffset);
+  return scale;
 }
 
 }  // namespace
