@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from benchmarks.peers import adaptor
-from benchmarks.peers.workload import LARGEST_STEP, MAX_MODEL_LEN, MAX_NUM_SEQS, Asked
+from benchmarks.peers.workload import MAX_MODEL_LEN, MAX_NUM_SEQS, Asked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,12 +38,7 @@ class Ours:
         from fastserve_ray.engines.table import open_engine
         from fastserve_ray.spec.serve import EngineSpec
 
-        spec = EngineSpec(
-            num_threads=threads,
-            max_num_seqs=MAX_NUM_SEQS,
-            max_model_len=MAX_MODEL_LEN,
-            max_num_batched_tokens=LARGEST_STEP,
-        )
+        spec = EngineSpec(num_threads=threads, max_num_seqs=MAX_NUM_SEQS, max_model_len=MAX_MODEL_LEN)
         return _Engine(open_engine(folder, TASK, spec))  # type: ignore[arg-type]
 
 
