@@ -49,7 +49,14 @@ def prepare_linears(model: nn.Module) -> int:
         if weight is not None and isinstance(layer, PackedLinear):
             for embedding_name, embedding in embeddings.pop(id(weight), []):
                 replace_layer(model, embedding_name, PackedEmbedding(layer, embedding))
+    _let_go_of_files(model)
     return num_replaced
+
+
+def _let_go_of_files(model: nn.Module) -> None:
+    """What is left (norms, biases) may still be views into the mapped file, and would keep all of its pages."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def _embeddings_by_weight(model: nn.Module) -> dict[int, list[tuple[str, nn.Embedding]]]:
