@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.common import Figure, interleaved_medians, make_parser, report
+from benchmarks.peers.workload import Workload
 from fastserve_ray.engines.offline import generate_all
 from fastserve_ray.engines.protocol import GenerateRequest, SamplingParams
 from fastserve_ray.engines.torch.factory import build_generate_engine
@@ -70,18 +71,6 @@ SHAPES = (
     Shape("quickstart (2M)", 4096, 160, 4, 4, 4, 432),
     Shape("larger (13M)", 8192, 384, 6, 6, 2, 1152),
 )
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Requests that are there at once: (prompt tokens, completion tokens) of each."""
-
-    name: str
-    lengths: tuple[tuple[int, int], ...]
-
-    @property
-    def num_completion_tokens(self) -> int:
-        return sum(length for _, length in self.lengths)
 
 
 def workloads(scale: int) -> tuple[Workload, ...]:

@@ -103,16 +103,6 @@ class Scheduler:
     def __contains__(self, request_id: object) -> bool:
         return request_id in self.sequences
 
-    @property
-    def running(self) -> list[Sequence]:
-        """Those that have begun, wherever their keys and values are."""
-        return [sequence for sequence in self.sequences.values() if sequence.place is not Place.NOWHERE]
-
-    @property
-    def waiting(self) -> list[Sequence]:
-        """Those that hold no blocks."""
-        return [sequence for sequence in self.sequences.values() if sequence.place is Place.NOWHERE]
-
     def has_work(self) -> bool:
         return bool(self.sequences)
 
