@@ -73,9 +73,9 @@ def estimate_memory(spec: RunSpec) -> tuple[StageMemory, ...]:
     return tuple(stages)
 
 
-def training_bytes(num_parameters: int, *, workers: int, zero: int | None, precision: str) -> tuple[int, int, int]:
+def training_bytes(num_parameters: int, *, workers: int, zero: int, precision: str) -> tuple[int, int, int]:
     """Bytes of parameters, gradients and optimizer on one worker (the table above)."""
-    if zero is None:
+    if zero == 0:
         return 4 * num_parameters, 4 * num_parameters, ADAM_BYTES * num_parameters
     width = _WIDTH[precision]
     share = -(-num_parameters // workers)
@@ -121,7 +121,7 @@ def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, work
         )
     if size.num_parameters is None:
         return StageMemory(stage, None, None, None, activations, reason=size.reason)
-    zero = train.parallel.zero if workers > 1 or stage == "train" else None
+    zero = train.parallel.zero if workers > 1 or stage == "train" else 0
     parameters, gradients, optimizer = training_bytes(
         size.num_parameters, workers=workers, zero=zero, precision=train.precision
     )

@@ -65,7 +65,7 @@ def bundles_of(spec: RunSpec, stage: str) -> Bundles:
     ``data``, ``import``, ``compress`` and ``verify`` run in one process of one CPU.
     """
     if stage in ("train", "tune") and spec.train is not None:
-        count = spec.train.parallel.workers
+        count = spec.train.parallel.num_ranks
         if stage == "tune":
             count = spec.tune.workers_per_trial if spec.tune is not None else 1
         each = spec.train.resources_per_worker

@@ -15,9 +15,28 @@ class ParallelSpec(Section):
     """How training is spread over Ray Train workers."""
 
     workers: PositiveInt = 1
-    """Data-parallel workers; each takes ``batch_size / workers`` of a batch."""
-    zero: Literal[1, 2, 3] | None = None
-    """DeepSpeed ZeRO stage (arXiv 1910.02054); left out: plain DistributedDataParallel."""
+    """Data-parallel workers; each takes ``batch_size / workers`` of a batch. Ray Train starts ``workers x tensor x
+    pipeline`` actors."""
+    zero: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO stage (arXiv 1910.02054): 1 splits the optimizer's state over the workers, 2 gradients too, 3
+    weights too; 0 is plain DistributedDataParallel."""
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    """Where ZeRO keeps what it splits (arXiv 2101.06840): on the device, in host memory (stages 1 to 3), or on a disk
+    (stage 3, arXiv 2104.07857)."""
+    offload_folder: str | None = None
+    """A folder on a fast local disk of every node, for ``offload: nvme``."""
+    tensor: PositiveInt = 1
+    """Into how many parts each layer is cut (Megatron, arXiv 1909.08053); goes with ``zero`` up to 2."""
+    pipeline: PositiveInt = 1
+    """Into how many stages the layers are cut; goes with ``zero`` up to 1."""
+    schedule: Literal["gpipe", "1f1b"] = "1f1b"
+    """Order of a pipeline's micro batches: all forward passes first (gpipe, arXiv 1811.06965), or one forward, one
+    backward (1f1b, arXiv 1806.03377), which keeps fewer activations."""
+
+    @property
+    def num_ranks(self) -> int:
+        """Ray Train actors in all."""
+        return self.workers * self.tensor * self.pipeline
 
 
 class WorkerResources(Section):

@@ -45,7 +45,7 @@ def train_on_ray(
     run_id: str,
     stage: str = "train",
 ) -> Manifest:
-    """Train ``spec.model`` on ``spec.train.parallel.workers`` Ray Train workers and publish the model.
+    """Train ``spec.model`` on ``spec.train.parallel.num_ranks`` Ray Train workers and publish the model.
 
     Goes on from the last checkpoint under ``checkpoints/<artifact id>`` when an earlier try left one; the result is
     the same to the bit. Ray must be initialised.
@@ -105,7 +105,7 @@ def make_trainer(work: Work, *, name: str, callbacks: Sequence[UserCallback] = (
         train_loop_config={"work": work},
         backend_config=ProcessGroupConfig(uses_gpu=uses_gpu),
         scaling_config=ScalingConfig(
-            num_workers=train.parallel.workers,
+            num_workers=train.parallel.num_ranks,
             use_gpu=uses_gpu,
             resources_per_worker={
                 key: value for key, value in train.resources_per_worker.model_dump().items() if value

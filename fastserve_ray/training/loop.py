@@ -7,7 +7,6 @@ workers, the accumulation and the size of the last batch: every split trains as 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from fastserve_ray.training.hooks import Hooks, TrainResult
 from fastserve_ray.training.job import TrainJob, build_model
 from fastserve_ray.training.precision import precision_warning
 from fastserve_ray.training.schedule import learning_rate
+from fastserve_ray.training.strategies.protocol import MicroBatch
 from fastserve_ray.training.strategies.table import make_strategy
 from fastserve_ray.training.world import World
 
@@ -66,7 +66,8 @@ class TrainingLoop:
         """
         with memory_errors(self.train):
             self._warn_about_precision()
-            self.strategy.setup(self.model, self.train, self.world, self._probe)
+            sample, _ = self._collate(np.zeros(1, dtype=np.int64))
+            self.strategy.setup(self.model, self.train, self.world, self.task, sample)
             first_step = self._resume()
             return self._run_from(first_step)
 
@@ -90,28 +91,24 @@ class TrainingLoop:
 
     def _train_step(self, step: int) -> tuple[float, float]:
         """Optimizer step ``step`` (from 0); the mean loss and the input tokens over the global batch."""
-        torch.manual_seed(_step_seed(self.train.seed, step, self.world.rank))
-        self.model.train()
-        accumulation = self.train.gradient_accumulation_steps
-        parts = self.plan.micro_batches(step, rank=self.world.rank, size=self.world.size, accumulation=accumulation)
+        torch.manual_seed(_step_seed(self.train.seed, step, self.world.data_rank))
+        micro_batches, count, tokens = self._micro_batches(step)
+        rate = learning_rate(self.train, step, self.total_steps)
+        loss = self.world.sum(self.strategy.train_step(micro_batches, rate))[0] / count
+        if not math.isfinite(loss):
+            raise diverged(step + 1, self.total_steps, loss, rate)
+        return loss, tokens
+
+    def _micro_batches(self, step: int) -> tuple[list[MicroBatch], float, float]:
+        """This worker's micro batches, and the labels and input tokens of the global batch."""
+        rank, size, accumulation = self.world.data_rank, self.world.data_size, self.train.gradient_accumulation_steps
+        parts = self.plan.micro_batches(step, rank=rank, size=size, accumulation=accumulation)
         batches = [self._collate(part) for part in parts]
         real = [batch for batch, is_real in batches if is_real]
         count, tokens = self.world.sum(
             sum(self.task.count(batch) for batch in real), sum(int(batch["attention_mask"].sum()) for batch in real)
         )
-        own_loss = 0.0
-        for position, (batch, is_real) in enumerate(batches):
-            with self._autocast():
-                result = self.task.loss(self.strategy.model, batch)
-            weight = self.world.size / count if is_real else 0.0
-            self.strategy.backward(result.total * weight, is_last=position == len(batches) - 1)
-            own_loss += float(result.total.detach()) if is_real else 0.0
-        loss = self.world.sum(own_loss)[0] / count
-        rate = learning_rate(self.train, step, self.total_steps)
-        if not math.isfinite(loss):
-            raise diverged(step + 1, self.total_steps, loss, rate)
-        self.strategy.step(rate)
-        return loss, tokens
+        return [MicroBatch(batch, 1.0 / count if is_real else 0.0) for batch, is_real in batches], count, tokens
 
     def _collate(self, indices: NDArray[np.int64]) -> tuple[dict[str, torch.Tensor], bool]:
         """A micro batch on the device; an empty share becomes one row that counts for nothing, so that every worker
@@ -119,12 +116,6 @@ class TrainingLoop:
         rows = [self.dataset.train[int(index)] for index in indices]
         batch = self.task.collate(rows or [self.dataset.train[0]], self.dataset.info.pad_token_id)
         return to_device(batch, self.world.device), bool(rows)
-
-    def _probe(self) -> torch.Tensor:
-        """The loss of one row, for a strategy that must know which weights take part in it."""
-        batch, _ = self._collate(np.zeros(1, dtype=np.int64))
-        with self._autocast():
-            return self.task.loss(self.model, batch).total
 
     def _is_evaluated(self, number: int) -> bool:
         every = self.train.eval_every_steps
@@ -137,16 +128,14 @@ class TrainingLoop:
 
     def evaluate(self) -> dict[str, float]:
         """``eval_*`` over all validation rows, the same on every worker."""
-        self.model.eval()
-        with self._autocast():
-            return evaluate_together(
-                self.strategy.model,
-                self.task,
-                self.dataset.validation,
-                world=self.world,
-                batch_size=max(1, self.train.micro_batch_size),
-                pad_token_id=self.dataset.info.pad_token_id,
-            )
+        return evaluate_together(
+            self.strategy,
+            self.task,
+            self.dataset.validation,
+            world=self.world,
+            batch_size=max(1, self.train.micro_batch_size),
+            pad_token_id=self.dataset.info.pad_token_id,
+        )
 
     def _report(self, number: int, loss: float) -> None:
         if self.hooks.on_step is not None:
@@ -177,13 +166,6 @@ class TrainingLoop:
         self.strategy.load(self.hooks.resume_from)
         return int((self.hooks.resume_from / STEP_FILE).read_text())
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        """DeepSpeed has a bf16 mode of its own."""
-        if self.train.precision != "bf16" or self.train.parallel.zero is not None:
-            return nullcontext()
-        autocast: AbstractContextManager[object] = torch.autocast(self.world.device.split(":")[0], dtype=torch.bfloat16)
-        return autocast
-
     def _warn_about_precision(self) -> None:
         warning = precision_warning(self.train.precision, self.world.device)
         if warning is not None and self.hooks.warn is not None and self.world.is_first:
@@ -191,5 +173,6 @@ class TrainingLoop:
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Seeds dropout anew in every step, so that a resumed run draws what an uninterrupted one would have drawn."""
+    """Seeds dropout anew in every step, so that a resumed run draws what an uninterrupted one would have drawn. Ranks
+    that see the same rows draw the same."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -9,20 +9,21 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch.nn import functional
 from torch.utils.data import default_collate
 
 from fastserve_ray.errors import DataError
 from fastserve_ray.events.progress import Progress, silent
+from fastserve_ray.tasks.protocol import LossSum
 from fastserve_ray.training.batches import BatchPlan
 from fastserve_ray.training.failures import DivergedError
 from fastserve_ray.training.schedule import learning_rate
+from fastserve_ray.training.strategies.protocol import MicroBatch
 from fastserve_ray.training.strategies.table import make_strategy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import torch
 
     from fastserve_ray.spec import TrainSpec
     from fastserve_ray.training.world import World
@@ -75,25 +76,35 @@ def train_module(job: ModuleJob, world: World, progress: Progress = silent) -> M
     plan = BatchPlan(len(job.dataset), job.train.batch_size, job.train.seed)
     total = job.train.max_steps or max(1, math.ceil(job.train.num_epochs * plan.steps_per_epoch))
     strategy = make_strategy(job.train.parallel)
-    strategy.setup(job.model, job.train, world, lambda: _loss(job, job.model, [job.dataset[0]], world))
+    objective = _Objective(job, world)
+    strategy.setup(job.model, job.train, world, objective, [job.dataset[0]])
     losses = []
     for step in range(total):
-        job.model.train()
-        rows = plan.micro_batches(step, rank=world.rank, size=world.size, accumulation=1)[0]
+        rows = plan.micro_batches(step, rank=world.data_rank, size=world.data_size, accumulation=1)[0]
         count = len(plan.global_batch(step))
-        items = [job.dataset[int(row)] for row in rows] or [job.dataset[0]]
-        loss = _loss(job, strategy.model, items, world)
-        strategy.backward(loss * (len(rows) * world.size / count), is_last=True)
-        mean = world.sum(float(loss.detach()) * len(rows))[0] / count
+        items = [job.dataset[int(row)] for row in rows]
+        micro = MicroBatch(items or [job.dataset[0]], 1.0 / count if items else 0.0)
+        rate = learning_rate(job.train, step, total)
+        mean = world.sum(strategy.train_step([micro], rate))[0] / count
         if not math.isfinite(mean):
-            rate = learning_rate(job.train, step, total)
             raise DivergedError(
                 f"the loss became {mean} in step {step + 1}", value=f"learning rate {rate:.3g}", key="learning_rate"
             )
-        strategy.step(learning_rate(job.train, step, total))
         losses.append(mean)
         progress(step=step + 1, total=total, loss=mean)
     return ModuleResult(losses, strategy.full_state_dict())
+
+
+class _Objective:
+    """The loss of a list of items, as a sum over rows."""
+
+    def __init__(self, job: ModuleJob, world: World) -> None:
+        self._job = job
+        self._world = world
+
+    def loss(self, model: torch.nn.Module, batch: list[Any]) -> LossSum:
+        mean = _loss(self._job, model, batch, self._world)
+        return LossSum(mean * len(batch), torch.tensor(len(batch)), torch.tensor(0))
 
 
 def _loss(job: ModuleJob, model: torch.nn.Module, items: list[Any], world: World) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -31,3 +32,11 @@ def precision_warning(precision: str, device: str) -> str | None:
     if cpu_has_bf16() is False:
         return "this CPU has no bf16 units and trains about 3 times slower in bf16: set train.precision: fp32"
     return None
+
+
+def autocast(precision: str, device: str) -> AbstractContextManager[object]:
+    """Around the forward passes of a model with fp32 weights."""
+    if precision != "bf16":
+        return nullcontext()
+    context: AbstractContextManager[object] = torch.autocast(device.split(":", maxsplit=1)[0], dtype=torch.bfloat16)
+    return context

@@ -75,7 +75,7 @@ def _world(work: Work) -> World:
 
         device = str(get_device())
         torch.cuda.set_device(device)
-    return World(context.get_world_rank(), context.get_world_size(), device)
+    return World.of(context.get_world_rank(), context.get_world_size(), device, work.train.parallel)
 
 
 def load(

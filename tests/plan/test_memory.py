@@ -14,8 +14,8 @@ GIGA = 10**9
 @pytest.mark.parametrize(
     ("zero", "precision", "gigabytes"),
     [
-        (None, "fp32", (4, 4, 8)),
-        (None, "bf16", (4, 4, 8)),
+        (0, "fp32", (4, 4, 8)),
+        (0, "bf16", (4, 4, 8)),
         (1, "fp32", (4, 4, 3)),
         (2, "fp32", (4, 1, 3)),
         (3, "fp32", (1, 1, 3)),
@@ -25,7 +25,7 @@ GIGA = 10**9
     ],
 )
 def test_the_table_of_the_zero_paper_for_four_workers(
-    zero: int | None, precision: str, gigabytes: tuple[float, float, float]
+    zero: int, precision: str, gigabytes: tuple[float, float, float]
 ) -> None:
     sizes = training_bytes(GIGA, workers=4, zero=zero, precision=precision)
     assert sizes == tuple(round(size * GIGA) for size in gigabytes)

@@ -53,6 +53,46 @@ def choice(*values: object) -> dict[str, Any]:
         ({"train/gradient_accumulation_steps": 3}, "train.batch_size", "2 x 3 = 6"),
         ({"train/max_steps": 10, "train/eval_every_steps": 11}, "train.eval_every_steps", "train.max_steps (10)"),
         ({"train/resources_per_worker": {"GPU": 1.5}}, "train.resources_per_worker.GPU", "whole number"),
+        ({"train/parallel/zero": 3, "train/parallel/tensor": 2}, "train.parallel.zero", "does not go with tensor: 2"),
+        ({"train/parallel/zero": 2, "train/parallel/pipeline": 2}, "train.parallel.zero", "go with pipeline: 2"),
+        (
+            {"train/parallel/zero": 0, "train/parallel/pipeline": 2, "train/parallel/tensor": 2},
+            "train.parallel.pipeline",
+            "does not go with tensor: 2",
+        ),
+        (
+            {"train/parallel/zero": 0, "train/parallel/offload": "cpu"},
+            "train.parallel.offload",
+            "only what ZeRO splits",
+        ),
+        ({"train/parallel/offload": "nvme"}, "train.parallel.offload", "do not go with zero: 0"),
+        (
+            {"train/parallel/zero": 3, "train/parallel/offload": "nvme"},
+            "train.parallel.offload_folder",
+            "no folder",
+        ),
+        ({"train/parallel/offload_folder": "/mnt"}, "train.parallel.offload_folder", "nothing goes there"),
+        (
+            {"train/parallel/offload": "cpu", "train/parallel/tensor": 2},
+            "train.parallel.offload",
+            "does not go with tensor",
+        ),
+        ({"train/parallel/tensor": 3}, "train.parallel.tensor", "does not divide num_attention_heads (4)"),
+        (
+            {"train/parallel": {"workers": 2, "pipeline": 3}},
+            "train.parallel.pipeline",
+            "more stages than num_hidden_layers (2)",
+        ),
+        (
+            {"model/config/model_type": "distilbert", "train/parallel/tensor": 2},
+            "train.parallel.tensor",
+            "models of type distilbert have no plan",
+        ),
+        (
+            {"cluster/num_cpus": 3, "train/parallel/tensor": 2},
+            "train.parallel.workers",
+            "4 x 1 CPU is more than cluster.num_cpus (3)",
+        ),
         ({"tune/metric": "eval_los"}, "tune.metric", "no such metric"),
         ({"tune/metric": "eval_loss", "tune/goal": "maximize"}, "tune.goal", "wrong way"),
         ({"tune/workers_per_trial": 3}, "tune.workers_per_trial", "not divisible"),
@@ -125,6 +165,9 @@ def test_nothing_to_do() -> None:
         {"serve/autoscaling_config": {"min_replicas": 0, "max_replicas": 3, "initial_replicas": 2}},
         {"compress": []},
         {"train/resources_per_worker": {"GPU": 0.5}},
+        {"train/parallel": {"workers": 2, "zero": 2, "tensor": 2}},
+        {"train/parallel": {"workers": 2, "zero": 1, "pipeline": 2, "schedule": "gpipe"}},
+        {"train/parallel": {"workers": 2, "zero": 3, "offload": "nvme", "offload_folder": "/mnt/disk"}},
     ],
 )
 def test_legal_mixes(changes: Change) -> None:

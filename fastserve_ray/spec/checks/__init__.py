@@ -8,6 +8,7 @@ from fastserve_ray.spec.checks.cluster import check_cluster
 from fastserve_ray.spec.checks.compress import check_compress, check_verify
 from fastserve_ray.spec.checks.data import check_data, check_stages
 from fastserve_ray.spec.checks.model import check_model
+from fastserve_ray.spec.checks.parallel import check_parallel
 from fastserve_ray.spec.checks.serve import check_serve
 from fastserve_ray.spec.checks.train import check_train
 from fastserve_ray.spec.checks.tune import check_tune
@@ -24,6 +25,7 @@ _RULES: tuple[Callable[[RunSpec], Iterable[Finding]], ...] = (
     check_model,
     check_data,
     check_train,
+    check_parallel,
     check_tune,
     check_compress,
     check_verify,

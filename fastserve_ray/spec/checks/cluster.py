@@ -20,8 +20,8 @@ def check_cluster(spec: RunSpec) -> Iterator[Finding]:
         yield from _ignored(spec)
         return
     if spec.train is not None:
-        workers = spec.train.parallel.workers
-        yield from _room(spec, ("train", "parallel", "workers"), workers, spec.train.resources_per_worker, "train")
+        ranks = spec.train.parallel.num_ranks
+        yield from _room(spec, ("train", "parallel", "workers"), ranks, spec.train.resources_per_worker, "train")
         if spec.tune is not None:
             trial: Path = ("tune", "workers_per_trial")
             yield from _room(spec, trial, spec.tune.workers_per_trial, spec.train.resources_per_worker, "train")

@@ -2,39 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
-
-import torch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
+
     from fastserve_ray.spec import TrainSpec
+    from fastserve_ray.tasks.protocol import LossSum
     from fastserve_ray.training.world import World
 
-Probe = Callable[[], torch.Tensor]
-"""The loss of one row through the bare model."""
+Batch = Mapping[str, Any] | Any
+"""What an objective takes: the tensors of a task's batch on the worker's device, or any other batch of a module."""
+
+
+class Objective(Protocol):
+    """What is minimised; a ``Task`` is one."""
+
+    def loss(self, model: Any, batch: Any) -> LossSum:
+        """One forward pass of ``model``, or of anything that is called like it."""
+        ...
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The rows of one forward pass."""
+
+    batch: Batch
+    weight: float
+    """Factor of its summed loss in the loss of the step: one over the global count of labels. 0 for a filler, which a
+    worker without rows passes through the model so that it takes part in every exchange."""
+
+
+@dataclass
+class Sums:
+    """Sums over batches of an evaluation."""
+
+    total: float = 0.0
+    count: float = 0.0
+    correct: float = 0.0
 
 
 class Strategy(Protocol):
-    """Owns the wrapped model and the optimizer. Every method is called by all workers together."""
+    """Owns the spread model and the optimizer. Every method is called by all workers together."""
 
-    @property
-    def model(self) -> torch.nn.Module:
-        """What to call for a forward pass."""
+    def setup(
+        self, model: torch.nn.Module, train: TrainSpec, world: World, objective: Objective, sample: Batch
+    ) -> None:
+        """Move the model to its device, cut or wrap it, and build the optimizer.
+
+        Args:
+            model: the same whole model on every worker; it may be changed in place, and is left with its config.
+            sample: a batch of one row, the same on every worker.
+        """
         ...
 
-    def setup(self, model: torch.nn.Module, train: TrainSpec, world: World, probe: Probe) -> None:
-        """Move the model to its device, wrap it and build the optimizer."""
+    def train_step(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> float:
+        """Forward, backward, exchange, clip and update, with this rate.
+
+        The gradient is that of the sum over all workers' micro batches of weight times loss.
+
+        Args:
+            micro_batches: of this worker's share of the rows; as many on every worker. Ranks of one share (the same
+                ``world.data_rank``) get the same.
+
+        Returns:
+            the summed loss of the share, without fillers and weights, on every rank of the share.
+        """
         ...
 
-    def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
-        """Add the gradient of ``loss``; after the last micro batch gradients are averaged over the workers."""
-        ...
-
-    def step(self, learning_rate: float) -> None:
-        """Clip, update the weights with this rate, and clear the gradients."""
+    def evaluate(self, micro_batches: Iterable[MicroBatch]) -> Sums:
+        """Sums over this worker's share of the rows, without gradients and dropout; fillers (weight 0) do not count.
+        As many micro batches on every worker, and the result on every rank of the share."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -46,5 +88,6 @@ class Strategy(Protocol):
         ...
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
-        """The weights on the CPU under the names of the unwrapped model, on worker 0; None on the others."""
+        """The weights on the CPU under the names and in the shapes of the whole unwrapped model, on worker 0; None on
+        the others."""
         ...

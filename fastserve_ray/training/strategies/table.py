@@ -22,8 +22,12 @@ STRATEGIES = LazyTable(
 
 
 def strategy_name(parallel: ParallelSpec) -> str:
-    """ZeRO when asked for, else DDP, else plain PyTorch."""
-    if parallel.zero is not None:
+    """Pipeline before tensor before ZeRO, each with what is asked for besides; else DDP, else plain PyTorch."""
+    if parallel.pipeline > 1:
+        return "pipeline"
+    if parallel.tensor > 1:
+        return "tensor"
+    if parallel.zero:
         return "zero"
     return "ddp" if parallel.workers > 1 else "single"
 

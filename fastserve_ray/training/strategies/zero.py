@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.errors import TrainingError
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
+from fastserve_ray.training.strategies.passes import Passes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import torch
 
     from fastserve_ray.spec import TrainSpec
-    from fastserve_ray.training.strategies.protocol import Probe
+    from fastserve_ray.training.strategies.protocol import Batch, MicroBatch, Objective, Sums
     from fastserve_ray.training.world import World
 
 TAG = "state"
@@ -26,18 +29,13 @@ BUCKET_ELEMENTS = 50_000_000
 class ZeroStrategy:
     """One class for the three stages; the stage is ``train.parallel.zero``."""
 
-    def __init__(self) -> None:
-        self._engine: Any = None
-
-    @property
-    def model(self) -> torch.nn.Module:
-        engine: torch.nn.Module = self._engine
-        return engine
-
-    def setup(self, model: torch.nn.Module, train: TrainSpec, world: World, probe: Probe) -> None:
+    def setup(
+        self, model: torch.nn.Module, train: TrainSpec, world: World, objective: Objective, sample: Batch
+    ) -> None:
         deepspeed = _import_deepspeed(world.device)
         self._world = world
-        self._stage = train.parallel.zero or 0
+        self._stage = train.parallel.zero
+        self._passes = Passes(objective, nullcontext)  # DeepSpeed has a bf16 mode of its own
         model = model.to(world.device)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
@@ -46,15 +44,22 @@ class ZeroStrategy:
             dist_init_required=False,
         )
 
-    def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
+    def train_step(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> float:
+        self._engine.train()
+        own_loss = self._passes.train(self._engine, micro_batches, self._backward, float(self._world.data_size))
+        set_learning_rate(self._optimizer, learning_rate)
+        self._engine.step()
+        return own_loss
+
+    def _backward(self, loss: torch.Tensor, is_last: bool) -> None:
         """DeepSpeed counts micro batches in ``step``, and updates in the last one only."""
         self._engine.backward(loss, scale_wrt_gas=False)
         if not is_last:
             self._engine.step()
 
-    def step(self, learning_rate: float) -> None:
-        set_learning_rate(self._optimizer, learning_rate)
-        self._engine.step()
+    def evaluate(self, micro_batches: Iterable[MicroBatch]) -> Sums:
+        self._engine.eval()
+        return self._passes.evaluate(self._engine, micro_batches)
 
     def save(self, folder: Path) -> None:
         (folder / TAG).mkdir(parents=True, exist_ok=True)  # every worker has a folder of its own

@@ -1,0 +1,108 @@
+"""Rules about ``train.parallel``: which ways to spread a model go together, and with which models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastserve_ray.spec.checks.model import HEADS, LAYERS, integer_of
+from fastserve_ray.spec.problems import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic import JsonValue
+
+    from fastserve_ray.spec.run import RunSpec
+    from fastserve_ray.spec.train import ParallelSpec
+
+CUT_FAMILIES = ("bert", "gemma", "gpt2", "llama", "mistral", "qwen2", "qwen3")
+"""Model types whose layers ``tensor`` can cut and ``pipeline`` can share out."""
+_AT = ("train", "parallel")
+_MODEL_TYPE = ("model", "config", "model_type")
+
+
+def check_parallel(spec: RunSpec) -> Iterator[Finding]:
+    """Legal products of strategies, and models that can be cut that way."""
+    if spec.train is None:
+        return
+    parallel = spec.train.parallel
+    yield from _products(parallel)
+    yield from _offload(parallel)
+    if spec.model.config is not None:
+        yield from _family(parallel, spec.model.config)
+        yield from _heads(parallel, spec.model.config)
+        yield from _layers(parallel, spec.model.config)
+
+
+def _products(parallel: ParallelSpec) -> Iterator[Finding]:
+    for name, highest in (("tensor", 2), ("pipeline", 1)):
+        ways = getattr(parallel, name)
+        if ways > 1 and parallel.zero > highest:
+            yield Finding(
+                (*_AT, "zero"),
+                f"stage {parallel.zero} does not go with {name}: {ways}",
+                str(parallel.zero),
+                f"at most {highest} with {name}, or {name}: 1",
+                uses=((*_AT, name),),
+            )
+    if parallel.tensor > 1 and parallel.pipeline > 1:
+        yield Finding(
+            (*_AT, "pipeline"),
+            f"does not go with tensor: {parallel.tensor}",
+            str(parallel.pipeline),
+            "one of the two; either goes with workers",
+            uses=((*_AT, "tensor"),),
+        )
+
+
+def _offload(parallel: ParallelSpec) -> Iterator[Finding]:
+    at, uses = (*_AT, "offload"), ((*_AT, "zero"),)
+    if parallel.offload == "cpu" and parallel.zero == 0:
+        yield Finding(at, "only what ZeRO splits can be offloaded", "cpu", "with zero: 1, 2 or 3", uses=uses)
+    if parallel.offload == "nvme" and parallel.zero != 3:
+        yield Finding(at, f"disks do not go with zero: {parallel.zero}", "nvme", "with zero: 3", uses=uses)
+    for name in ("tensor", "pipeline"):
+        if parallel.offload != "none" and getattr(parallel, name) > 1:
+            yield Finding(at, f"does not go with {name}", parallel.offload, f"with {name}: 1", uses=((*_AT, name),))
+    if parallel.offload == "nvme" and parallel.offload_folder is None:
+        yield Finding((*_AT, "offload_folder"), "no folder for what goes to disk", None, "a folder", uses=(at,))
+    if parallel.offload != "nvme" and parallel.offload_folder is not None:
+        folder = (*_AT, "offload_folder")
+        yield Finding(folder, "nothing goes there", parallel.offload_folder, "with offload: nvme", uses=(at,))
+
+
+def _family(parallel: ParallelSpec, config: dict[str, JsonValue]) -> Iterator[Finding]:
+    kind = config.get("model_type")
+    for name in ("tensor", "pipeline"):
+        if getattr(parallel, name) > 1 and isinstance(kind, str) and kind not in CUT_FAMILIES:
+            yield Finding(
+                (*_AT, name),
+                f"models of type {kind} have no plan for it",
+                str(getattr(parallel, name)),
+                f"1, or a model of type {', '.join(CUT_FAMILIES)}",
+                uses=(_MODEL_TYPE,),
+            )
+
+
+def _heads(parallel: ParallelSpec, config: dict[str, JsonValue]) -> Iterator[Finding]:
+    heads = integer_of(config, HEADS)
+    if heads is not None and heads[1] % parallel.tensor:
+        yield Finding(
+            (*_AT, "tensor"),
+            f"does not divide {heads[0]} ({heads[1]})",
+            str(parallel.tensor),
+            ", ".join(str(ways) for ways in range(1, heads[1] + 1) if heads[1] % ways == 0),
+            uses=(("model", "config", heads[0]),),
+        )
+
+
+def _layers(parallel: ParallelSpec, config: dict[str, JsonValue]) -> Iterator[Finding]:
+    layers = integer_of(config, LAYERS)
+    if layers is not None and parallel.pipeline > layers[1]:
+        yield Finding(
+            (*_AT, "pipeline"),
+            f"more stages than {layers[0]} ({layers[1]})",
+            str(parallel.pipeline),
+            f"at most {layers[1]}",
+            uses=(("model", "config", layers[0]),),
+        )
