@@ -72,7 +72,8 @@ def report(title: str, rows: Sequence[Mapping[str, Figure]], *, json_file: Path 
         table.add_column(column, justify="left" if column == columns[0] else "right")
     for row in rows:
         table.add_row(*[_cell(row.get(column)) for column in columns])
-    console.print(table)
+    widest = Console(width=10_000).measure(table).maximum
+    (console if widest <= console.width or console.is_terminal else Console(width=widest)).print(table)
     if json_file is not None:
         document = {"title": title, "machine": facts, "rows": [dict(row) for row in rows]}
         json_file.write_text(json.dumps(document, indent=2) + "\n")

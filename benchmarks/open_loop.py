@@ -166,6 +166,8 @@ class Bench:
             str(number),
             tuple(draw.randrange(1, self._vocab_size) for _ in range(arrival.num_prompt_tokens)),
             SamplingParams(max_tokens=self._max_tokens, temperature=0, ignore_eos=True),
+            priority=arrival.priority,
+            share_key=arrival.share_key,
             expected_tokens=arrival.num_completion_tokens if knows_lengths else None,
         )
 
@@ -214,6 +216,11 @@ class _Run:
         self.engine.cancel(name)
         self._outcomes.append(
             Outcome(
-                arrival.at, self._first_tokens.pop(name), now, arrival.num_completion_tokens, sequence.num_preemptions
+                arrival.at,
+                self._first_tokens.pop(name),
+                now,
+                arrival.num_completion_tokens,
+                sequence.num_preemptions,
+                arrival.share_key,
             )
         )

@@ -7,8 +7,11 @@ an oracle. The simulation takes the same arrivals, the engine's scheduler and a 
 Two more machines are simulated: the CPU as it was measured once, and a GPU with the traces' real lengths and costs made
 by arithmetic.
 
-    python -m benchmarks.scheduling [--quick] [--traces FOLDER] [--only NAME] [--simulate-only]
-        [--clock wall|cpu] [--threads N] [--seconds N] [--json FILE]
+Every repeat measures the capacity anew and draws other arrival times; figures are medians over the repeats, and ratios
+medians of what each repeat gave, with the smallest and the largest beside.
+
+    python -m benchmarks.scheduling [--quick] [--traces FOLDER] [--only NAME] [--simulate-only] [--loads N,N]
+        [--repeats N] [--clock wall|cpu] [--threads N] [--seconds N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
@@ -122,10 +126,15 @@ def main() -> None:
         simulated = [
             (replace(setting, seconds=60, loads=(1.1,)), profile, times) for setting, profile, times in simulated
         ]
-    rows = [] if args.simulate_only else _rows_here(here, CLOCKS[args.clock], traces, args.only)
+    if args.loads is not None:
+        here = replace(here, loads=args.loads)
+        simulated = [(replace(setting, loads=args.loads), profile, times) for setting, profile, times in simulated]
+    rows = []
+    if not args.simulate_only:
+        rows += _rows_here(here, CLOCKS[args.clock], traces, args.only, repeats=args.repeats)
     for setting, profile, times in simulated:
         for load in setting.workloads(traces, args.only):
-            rows += _rows_simulated(setting, profile, times, load)
+            rows += _rows_simulated(setting, profile, times, load, repeats=args.repeats)
     report("scheduling policies, open-loop", rows, json_file=args.json)
 
 
@@ -134,12 +143,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--traces", type=Path, metavar="FOLDER", help="default: $FASTSERVE_SHARED/data/traces")
     parser.add_argument("--only", metavar="NAME", help="workloads whose name has this in it")
     parser.add_argument("--simulate-only", action="store_true", help="only machines of recorded or computed costs")
+    parser.add_argument("--loads", type=_loads, help="of capacity, with commas between; default 0.7,0.9,1.1")
+    parser.add_argument("--repeats", type=int, default=1, help="of every run")
     parser.add_argument("--seconds", type=float, help=f"in which requests come, each run; default {HERE.seconds}")
     parser.add_argument(
         "--clock", choices=sorted(CLOCKS), default="wall", help="cpu: processor time, on a machine that others use too"
     )
     parser.add_argument("--threads", type=int, help="torch threads")
     return parser.parse_args()
+
+
+def _loads(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
 
 
 def _traces(folder: Path | None) -> Path | None:
@@ -152,25 +167,33 @@ def _traces(folder: Path | None) -> Path | None:
     return None
 
 
-def _rows_here(setting: Setting, clock: type[Clock], traces: Path | None, only: str | None) -> list[dict[str, Figure]]:
+def _rows_here(
+    setting: Setting, clock: type[Clock], traces: Path | None, only: str | None, *, repeats: int
+) -> list[dict[str, Figure]]:
     max_tokens = max_completion(setting.max_model_len)
     bench = Bench(SHAPE, setting.spec, clock=clock, max_model_len=setting.max_model_len, max_tokens=max_tokens)
     rows = []
     for load in setting.workloads(traces, only):
-        able = _calibrate(setting, bench, load)
-        print(f"{load.name}: {able.tokens_per_second:.0f} tokens/s; {able.times}; {able.profile}", flush=True)
         for factor in setting.loads:
-            arrivals = load.arrivals(factor * able.tokens_per_second, setting.seconds)
-            summaries: dict[str, dict[str, Summary]] = {"engine": {}, "simulation": {}}
-            for policy in POLICIES:
-                summaries["engine"][policy] = _measure(setting, bench, policy, arrivals)
-                summaries["simulation"][policy] = _simulate(setting, able, policy, arrivals).summary
-            for where, by_policy in summaries.items():
-                rows += _rows(load.name, factor, where, by_policy)
+            engine, simulation = [], []
+            for repeat in range(repeats):
+                able = calibrate(setting, bench, load)
+                print(f"{load.name} {factor}: {able.tokens_per_second:.0f} tokens/s; {able.times}", flush=True)
+                arrivals = load.arrivals(factor * able.tokens_per_second, setting.seconds, seed=repeat)
+                engine.append({policy: _measure(setting, bench, policy, arrivals) for policy in _turned(repeat)})
+                simulation.append({policy: simulate(setting, able, policy, arrivals).summary for policy in POLICIES})
+            rows += _rows(load.name, factor, "engine", engine)
+            rows += _rows(load.name, factor, "simulation", simulation)
     return rows
 
 
-def _calibrate(setting: Setting, bench: Bench, load: Workload) -> Calibration:
+def _turned(repeat: int) -> tuple[str, ...]:
+    """The policies, another one first in every repeat."""
+    first = repeat % len(POLICIES)
+    return POLICIES[first:] + POLICIES[:first]
+
+
+def calibrate(setting: Setting, bench: Bench, load: Workload) -> Calibration:
     """Capacity with a full batch; the time model from smaller ones too, since one size does not tell a row's cost."""
     spec = setting.spec_of("fcfs")
     requests = load.at_once(NUM_SATURATING)
@@ -188,19 +211,23 @@ def _measure(setting: Setting, bench: Bench, policy: str, arrivals: Sequence[Arr
     return run.summary
 
 
-def _rows_simulated(setting: Setting, profile: Profile, times: TimeModel, load: Workload) -> list[dict[str, Figure]]:
-    able = _calibrate_simulated(setting, profile, times, load)
+def _rows_simulated(
+    setting: Setting, profile: Profile, times: TimeModel, load: Workload, *, repeats: int
+) -> list[dict[str, Figure]]:
+    able = calibrate_simulated(setting, profile, times, load)
     rows = []
     for factor in setting.loads:
-        arrivals = load.arrivals(factor * able.tokens_per_second, setting.seconds)
-        by_policy = {policy: _simulate(setting, able, policy, arrivals).summary for policy in POLICIES}
-        rows += _rows(load.name, factor, setting.name, by_policy)
+        runs = []
+        for repeat in range(repeats):
+            arrivals = load.arrivals(factor * able.tokens_per_second, setting.seconds, seed=repeat)
+            runs.append({policy: simulate(setting, able, policy, arrivals).summary for policy in POLICIES})
+        rows += _rows(load.name, factor, setting.name, runs)
     return rows
 
 
-def _calibrate_simulated(setting: Setting, profile: Profile, times: TimeModel, load: Workload) -> Calibration:
+def calibrate_simulated(setting: Setting, profile: Profile, times: TimeModel, load: Workload) -> Calibration:
     able = Calibration(profile, times, 0.0)
-    run = _simulate(setting, able, "fcfs", load.at_once(NUM_SATURATING // 4))
+    run = simulate(setting, able, "fcfs", load.at_once(NUM_SATURATING // 4))
     last_begun = max(outcome.first_token for outcome in run.outcomes)
     num_tokens = sum(
         outcome.num_completion_tokens * _share_before(outcome.first_token, outcome.finished, last_begun)
@@ -214,7 +241,7 @@ def _share_before(begin: float, end: float, time: float) -> float:
     return 1.0 if end <= time else (time - begin) / (end - begin)
 
 
-def _simulate(setting: Setting, able: Calibration, policy: str, arrivals: Sequence[Arrival]) -> SimulatedRun:
+def simulate(setting: Setting, able: Calibration, policy: str, arrivals: Sequence[Arrival]) -> SimulatedRun:
     simulator = Simulator(
         setting.spec_of(policy),
         able.profile,
@@ -225,29 +252,41 @@ def _simulate(setting: Setting, able: Calibration, policy: str, arrivals: Sequen
     return simulator.run(arrivals)
 
 
-def _rows(workload: str, load: float, where: str, by_policy: dict[str, Summary]) -> list[dict[str, Figure]]:
-    first = by_policy["fcfs"]
-    return [
-        {
-            "workload": workload,
-            "load": load,
-            "where": where,
-            "policy": policy,
-            "requests": s.num_requests,
-            "ms/token": 1000 * s.mean_per_token,
-            "p95": 1000 * s.p95_per_token,
-            "fcfs / this": first.mean_per_token / s.mean_per_token,
-            "TTFT s": s.mean_first_token,
-            "JCT s": s.mean_completion,
-            "of fcfs": s.mean_completion / first.mean_completion,
-            "p99 JCT s": s.p99_completion,
-            "of fcfs ": s.p99_completion / first.p99_completion,
-            "preempted": s.preemptions_per_request,
-            "peak blocks": s.peak_blocks,
-            "swaps %": 100 * s.swap_share,
-        }
-        for policy, s in by_policy.items()
-    ]
+def _rows(workload: str, load: float, where: str, runs: Sequence[dict[str, Summary]]) -> list[dict[str, Figure]]:
+    """One row a policy over all repeats."""
+    rows: list[dict[str, Figure]] = []
+    for policy in POLICIES:
+        own, first = [run[policy] for run in runs], [run["fcfs"] for run in runs]
+        pairs = list(zip(own, first, strict=True))
+        gains = [base.mean_per_token / s.mean_per_token for s, base in pairs]
+        completions = [s.mean_completion / base.mean_completion for s, base in pairs]
+        rows.append(
+            {
+                "workload": workload,
+                "load": load,
+                "where": where,
+                "policy": policy,
+                "requests": sum(s.num_requests for s in own),
+                "ms/token": 1000 * median(s.mean_per_token for s in own),
+                "p95": 1000 * median(s.p95_per_token for s in own),
+                "fcfs / this": median(gains),
+                "from, to": _range(gains),
+                "TTFT s": median(s.mean_first_token for s in own),
+                "JCT s": median(s.mean_completion for s in own),
+                "of fcfs": median(completions),
+                "from, to ": _range(completions),
+                "p99 JCT s": median(s.p99_completion for s in own),
+                "of fcfs ": median(s.p99_completion / base.p99_completion for s, base in pairs),
+                "preempted": median(s.preemptions_per_request for s in own),
+                "peak blocks": max(s.peak_blocks for s in own),
+                "swaps %": 100 * median(s.swap_share for s in own),
+            }
+        )
+    return rows
+
+
+def _range(values: Sequence[float]) -> str:
+    return f"{min(values):.3g}, {max(values):.3g}"
 
 
 if __name__ == "__main__":

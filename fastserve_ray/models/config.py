@@ -38,7 +38,7 @@ def make_config(config: Mapping[str, Any], tokenizer: Any, label_names: Sequence
         made = kind(**settings)
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ModelError(
-            f"model.config is no config of this model type ({last_line(error)})",
+            f"model.config is no config of this model type ({error_lines(error)[-1]})",
             value=kind.model_type,
             allowed="values as in the model type's transformers config",
             key="model.config",
@@ -60,9 +60,10 @@ def label_settings(num_labels: int | None, label_names: Sequence[str] | None) ->
     return {} if num_labels is None else {"num_labels": num_labels}
 
 
-def last_line(error: BaseException) -> str:
-    """Where transformers puts the reason."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+def error_lines(error: BaseException) -> list[str]:
+    """The lines of its text, at least one; of a wrong config transformers puts the reason in the last, of a model that
+    does not load in the first."""
+    return [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
 
 
 def _config_class(model_type: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.errors import ModelError
-from fastserve_ray.models.config import label_settings, make_config
+from fastserve_ray.models.config import error_lines, label_settings, make_config
 from fastserve_ray.models.quiet import quiet_transformers
 from fastserve_ray.tasks.table import load_task
 
@@ -142,7 +142,7 @@ def build_from_config(
             )
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError, ZeroDivisionError) as error:
         raise ModelError(
-            f"this config makes no {task} model ({_first_line(error)})",
+            f"this config makes no {task} model ({error_lines(error)[0]})",
             value=made.model_type,
             allowed=f"a model type for which transformers has an {load_task(task).auto_class}",
             key="model.config",
@@ -206,14 +206,10 @@ def _refuse_missing_weights(model: Any, report: Mapping[str, Any], task: str, re
         )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
-
-
 def _not_loaded(what: str, reference: str | Path, error: BaseException) -> ModelError:
     is_offline = "connect" in str(error)
     return ModelError(
-        f"cannot load the {what} ({_first_line(error)})",
+        f"cannot load the {what} ({error_lines(error)[0]})",
         value=str(reference),
         allowed="a folder that save_pretrained wrote, or a hub id that this machine can reach",
         key="model.base",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
-from click.testing import CliRunner
 
-from fastserve_ray.cli.status import command
 from fastserve_ray.errors import FastServeError
 from fastserve_ray.run.driver import run
 from fastserve_ray.run.status import read_status
 from fastserve_ray.storage.filesystem import Storage
+from tests.cli.commands import fastserve
 from tests.run import fakes
 
 if TYPE_CHECKING:
@@ -56,16 +54,15 @@ def test_the_latest_runs_of_a_name(tmp_path: Path) -> None:
     assert read_status(storage, name="other") == []
 
 
-def test_the_command_prints_tables_and_json(tmp_path: Path) -> None:
+def test_the_command_prints_tables_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drive(tmp_path)
-    shown = CliRunner().invoke(command, ["--storage", str(tmp_path)], catch_exceptions=False)
-    assert "finished" in shown.output
-    assert "compress" in shown.output
-    as_json = CliRunner().invoke(command, ["--storage", str(tmp_path), "--json"], catch_exceptions=False)
-    (only,) = json.loads(as_json.output)["runs"]
+    capsys.readouterr()
+    shown = fastserve(capsys, "status", "--storage", str(tmp_path))
+    assert "finished" in shown.out
+    assert "compress" in shown.out
+    (only,) = fastserve(capsys, "status", "--storage", str(tmp_path), "--json").data["runs"]
     assert only["stages"][0]["state"] == "published"
 
 
-def test_an_empty_storage_says_so(tmp_path: Path) -> None:
-    shown = CliRunner().invoke(command, ["--storage", str(tmp_path)], catch_exceptions=False)
-    assert shown.output == f"no runs in {tmp_path}\n"
+def test_an_empty_storage_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fastserve(capsys, "status", "--storage", str(tmp_path)).out == f"no runs in {tmp_path}\n"

@@ -32,6 +32,7 @@ class Outcome:
     finished: float
     num_completion_tokens: int
     num_preemptions: int = 0
+    share_key: str = ""
 
     @property
     def completion_seconds(self) -> float:

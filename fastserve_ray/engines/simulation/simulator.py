@@ -151,5 +151,6 @@ class Simulator:
                 finished=self.now,
                 num_completion_tokens=self._lengths.pop(name),
                 num_preemptions=sequence.num_preemptions,
+                share_key=sequence.share_key,
             )
         )
