@@ -1,11 +1,11 @@
-"""Two users of one engine, of whom one asks for far too much: what the other one gets, first come, first served, and under
-``fair``.
+"""Two users of one engine, of whom one asks for far too much: what the other one gets, under ``fcfs`` and ``fair``.
 
-Requests come in a Poisson process at 1.5 times what the engine can do; one user sends nine tenths of them. The light user
-alone would take 0.15 of the engine, far less than half. Lengths are lognormal, as in `benchmarks.scheduling`, whose
-engine, calibration and simulation these are.
+Requests come in a Poisson process at 1.5 times what the engine can do; one user sends nine tenths of them. The light
+user alone would take 0.15 of the engine, far less than half. Lengths are lognormal, as in `benchmarks.scheduling`,
+whose engine, calibration and simulation these are.
 
-    python -m benchmarks.fairness [--quick] [--simulate-only] [--clock wall|cpu] [--threads N] [--seconds N] [--json FILE]
+    python -m benchmarks.fairness [--quick] [--simulate-only] [--clock wall|cpu] [--threads N] [--seconds N]
+        [--json FILE]
 """
 
 from __future__ import annotations
