@@ -1,4 +1,8 @@
-"""Token sequences to tables of rows."""
+"""Token sequences to tables of rows.
+
+A packed row holds several documents one after the other. Its column ``lengths`` says where each begins, so that
+attention and positions can start anew there (``tasks.packed``).
+"""
 
 from __future__ import annotations
 
@@ -8,38 +12,73 @@ import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
 REPLACEMENT = "\ufffd"
 """What a character becomes that a cut went through."""
-MIN_TAIL = 2
-"""Tokens that a row needs for one of them to be a label."""
+MIN_PIECE = 2
+"""Tokens that a document needs for one of them to be a label."""
+
+PackedRow = list[list[int]]
+"""The documents, or parts of documents, of one row."""
 
 
-def concatenate(documents: Iterable[Sequence[int]], eos_token_id: int) -> NDArray[np.int32]:
-    """All documents in one row of tokens; each ends in ``eos_token_id``, which is added where it does not yet."""
-    parts = []
-    for ids in documents:
-        ended = ids if len(ids) and ids[-1] == eos_token_id else [*ids, eos_token_id]
-        parts.append(np.asarray(ended, dtype=np.int32))
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)
+class Packer:
+    """Documents one after the other, cut into rows of ``max_length``; holds one row at a time.
 
-
-def blocks(tokens: NDArray[np.int32], max_length: int) -> pa.LargeListArray:
-    """``tokens`` cut into rows of ``max_length``.
-
-    The rest is a last, shorter row, so no text is lost; a rest of a single token, which predicts nothing, is dropped.
+    Each document ends in ``eos_token_id``, which is added where it does not yet. One that does not fit goes on in the
+    next row, as a document of its own. The last row may be shorter, so no text is lost; a rest of a single token,
+    which predicts nothing, is dropped.
     """
-    rest = len(tokens) % max_length
-    end = len(tokens) - (rest if rest < MIN_TAIL else 0)
-    starts: NDArray[np.int64] = np.arange(0, end, max_length, dtype=np.int64)
-    offsets: NDArray[np.int64] = np.append(starts, end)
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(tokens[:end]))
+
+    def __init__(self, eos_token_id: int, max_length: int) -> None:
+        self._eos = eos_token_id
+        self._max_length = max_length
+        self._row: PackedRow = []
+        self._room = max_length
+
+    def add(self, document: Sequence[int]) -> Iterator[PackedRow]:
+        """The rows that ``document`` fills."""
+        ids = list(document)
+        if not ids or ids[-1] != self._eos:
+            ids.append(self._eos)
+        start = 0
+        while start < len(ids):
+            piece = ids[start : start + self._room]
+            self._row.append(piece)
+            self._room -= len(piece)
+            start += len(piece)
+            if not self._room:
+                yield self._row
+                self._row, self._room = [], self._max_length
+
+    def rest(self) -> Iterator[PackedRow]:
+        """The last row, when it has a label."""
+        if any(len(piece) >= MIN_PIECE for piece in self._row):
+            yield self._row
+        self._row, self._room = [], self._max_length
 
 
-def ragged(rows: Iterable[Sequence[int]]) -> pa.LargeListArray:
+def pack(documents: Iterable[Sequence[int]], eos_token_id: int, max_length: int) -> Iterator[PackedRow]:
+    """All documents as rows; see ``Packer``."""
+    packer = Packer(eos_token_id, max_length)
+    for document in documents:
+        yield from packer.add(document)
+    yield from packer.rest()
+
+
+def packed_table(rows: Iterable[PackedRow]) -> pa.Table:
+    """``input_ids`` of each row, and the ``lengths`` of its documents in order."""
+    ids, lengths = [], []
+    for row in rows:
+        ids.append(np.concatenate([np.asarray(piece, dtype=np.int32) for piece in row]))
+        lengths.append([len(piece) for piece in row])
+    return pa.table({"input_ids": ragged(ids), "lengths": pa.array(lengths, pa.list_(pa.int32()))})
+
+
+def ragged(rows: Iterable[Sequence[int] | NDArray[np.int32]]) -> pa.LargeListArray:
     """Rows of different lengths as they are."""
     parts = [np.asarray(row, dtype=np.int32) for row in rows]
     offsets = np.cumsum([0, *(len(part) for part in parts)], dtype=np.int64)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from fastserve_ray.data.dataset import TOKENIZER_FOLDER, DatasetInfo, write_prepared
 from fastserve_ray.data.encode import Encoder
 from fastserve_ray.data.labels import LabelMap, make_label_map
-from fastserve_ray.data.packing import blocks, concatenate, plain_texts, ragged
+from fastserve_ray.data.packing import pack, packed_table, plain_texts, ragged
 from fastserve_ray.data.sources import RawRows, read_rows
 from fastserve_ray.data.split import held_out
 from fastserve_ray.data.tokenizer import make_tokenizer
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 def prepare_dataset(spec: RunSpec, folder: Path, progress: Progress = silent) -> DatasetInfo:
     """Write a prepared dataset into ``folder``: train.parquet, validation.parquet, tokenizer/, dataset.json.
 
-    Text generation: documents, each ended by eos, are packed into ``input_ids`` of ``data.max_length``; the last row
-    of each table may be shorter (see ``packing.blocks``). Validation rows also have ``text``, for golden prompts.
+    Text generation: documents, each ended by eos, are packed into ``input_ids`` of ``data.max_length``; ``lengths``
+    says where they begin, and the last row of each table may be shorter (see ``packing.Packer``). Validation rows also
+    have ``text``, for golden prompts.
     Text classification: ``input_ids`` cut to ``data.max_length`` with the tokenizer's special tokens, ``label`` (the
     class id) and ``text``. The same input gives the same bytes.
 
@@ -50,8 +51,8 @@ def prepare_dataset(spec: RunSpec, folder: Path, progress: Progress = silent) ->
         tables = [_classified(encoder, rows, labels, length) for rows in (train, validation)]
     else:
         packed = _packed(encoder, train, length, "data.train"), _packed(encoder, validation, length, "data.validation")
-        texts = plain_texts(tokenizer, packed[1])
-        tables = [pa.table({"input_ids": packed[0]}), pa.table({"input_ids": packed[1], "text": texts})]
+        texts = plain_texts(tokenizer, packed[1]["input_ids"].combine_chunks())
+        tables = [packed[0], packed[1].append_column("text", texts)]
     info = DatasetInfo(
         task=spec.model.task,
         label_names=None if labels is None else labels.names,
@@ -85,8 +86,8 @@ def _classified(encoder: Encoder, rows: RawRows, labels: LabelMap, max_length: i
     return pa.table({"input_ids": ids, "label": labels.ids(rows), "text": rows.texts})
 
 
-def _packed(encoder: Encoder, rows: RawRows, max_length: int, key: str) -> pa.LargeListArray:
-    packed = blocks(concatenate(encoder.encode(rows.texts), encoder.tokenizer.eos_token_id), max_length)
-    if not len(packed):
+def _packed(encoder: Encoder, rows: RawRows, max_length: int, key: str) -> pa.Table:
+    packed = packed_table(pack(encoder.encode(rows.texts), encoder.tokenizer.eos_token_id, max_length))
+    if not packed.num_rows:
         raise DataError("there is not enough text for a single row", value=f"{len(rows)} documents", key=key)
     return packed

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 Goal = Literal["minimize", "maximize"]
 Row = Mapping[str, Any]
-"""A row of a prepared dataset: ``input_ids`` (list of int), and ``label`` (int) for classification."""
+"""A row of a prepared dataset: ``input_ids`` (list of int), ``label`` (int) for classification, and ``lengths`` (list
+of int) of the documents in a packed row."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Task(Protocol):
 
     def collate(self, rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
         """Rows to tensors ``input_ids``, ``attention_mask`` (B, T) and ``labels`` ((B, T) or (B,)), int64, padded
-        on the right to the longest row."""
+        on the right to the longest row; ``position_ids`` (B, T) where rows hold several documents."""
         ...
 
     def count(self, batch: Mapping[str, torch.Tensor]) -> int:

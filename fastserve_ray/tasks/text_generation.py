@@ -1,4 +1,4 @@
-"""Causal language modelling: predict the next token."""
+"""Causal language modelling: predict the next token of the same document."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch.nn import functional
 
 from fastserve_ray.tasks.batches import pad_right
+from fastserve_ray.tasks.packed import IGNORED, is_packed, keeps_documents_apart, positions_of, taken_apart
 from fastserve_ray.tasks.protocol import LossSum, Row
 
 if TYPE_CHECKING:
@@ -15,21 +16,29 @@ if TYPE_CHECKING:
 
     import torch
 
-IGNORED = -100
-"""Label of a position that does not count, as in transformers."""
-
 
 class TextGeneration:
-    """Rows hold ``input_ids``; every token but the first is a label for the position before it."""
+    """Rows hold ``input_ids``; every token but the first of a document is a label for the position before it.
+
+    A packed row also has ``lengths``, those of its documents.
+    """
 
     name = "text-generation"
     default_metric = "eval_loss"
     auto_class = "AutoModelForCausalLM"
 
     def collate(self, rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
-        """``labels`` (B, T) are the input tokens, and -100 where padded."""
+        """``labels`` (B, T) are the input tokens, and -100 where padded or where a document starts.
+
+        With ``position_ids`` (B, T) only where some row holds several documents.
+        """
         input_ids, mask = pad_right(rows, pad_token_id)
-        return {"input_ids": input_ids, "attention_mask": mask, "labels": input_ids.masked_fill(mask == 0, IGNORED)}
+        labels = input_ids.masked_fill(mask == 0, IGNORED)
+        batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
+        if is_packed(rows):
+            positions = positions_of(rows, input_ids.shape[1])
+            batch |= {"labels": labels.masked_fill(positions == 0, IGNORED), "position_ids": positions}
+        return batch
 
     def count(self, batch: Mapping[str, torch.Tensor]) -> int:
         """Tokens with a label."""
@@ -37,7 +46,9 @@ class TextGeneration:
 
     def loss(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> LossSum:
         """Cross-entropy over next tokens; logits (B, T, V) are compared with the labels one position later."""
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        batch = _suited(model, batch)
+        names = ("input_ids", "position_ids" if "position_ids" in batch else "attention_mask")
+        logits = model(**{name: batch[name] for name in names}, use_cache=False).logits
         logits = logits[:, :-1].flatten(0, 1).float()
         labels = batch["labels"][:, 1:].flatten()
         counted = labels != IGNORED
@@ -55,3 +66,10 @@ class TextGeneration:
             "eval_perplexity": math.exp(loss) if loss < 700 else math.inf,
             "eval_accuracy": correct / count,
         }
+
+
+def _suited(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    """Packed only for a model that keeps documents apart."""
+    if "position_ids" not in batch or keeps_documents_apart(model):
+        return batch
+    return taken_apart(batch)

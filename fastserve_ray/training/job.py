@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.models.loading import build_from_config, load_pretrained, load_tokenizer
+from fastserve_ray.tasks.packed import keeps_documents_apart
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +56,8 @@ def build_model(job: TrainJob, dataset: PreparedDataset) -> tuple[torch.nn.Modul
             seed=job.train.seed,
         )
         model, tokenizer = loaded.model, loaded.tokenizer
+    if "lengths" in dataset.train[0]:
+        keeps_documents_apart(model)  # while its weights are whole
     if job.train.gradient_checkpointing:
         _checkpoint_gradients(model)
     return model, tokenizer

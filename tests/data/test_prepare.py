@@ -111,6 +111,16 @@ def test_rows_are_full_but_the_last(corpus: Path, tmp_path: Path) -> None:
     assert dataset.train[0]["input_ids"].dtype == np.int32
 
 
+def test_rows_say_where_documents_begin(corpus: Path, tmp_path: Path) -> None:
+    dataset = prepared(generation(corpus), tmp_path / "out")
+    eos = load_tokenizer(dataset.tokenizer_folder).eos_token_id
+    for row in dataset.train:
+        assert sum(row["lengths"]) == len(row["input_ids"])
+        ends = [sum(row["lengths"][: count + 1]) - 1 for count in range(len(row["lengths"]))]
+        found = [index for index, token in enumerate(row["input_ids"]) if token == eos]
+        assert ends == sorted({*found, len(row["input_ids"]) - 1})
+
+
 def test_the_facts_are_true(corpus: Path, tmp_path: Path) -> None:
     dataset = prepared(generation(corpus), tmp_path / "out")
     tokenizer = load_tokenizer(dataset.tokenizer_folder)
@@ -224,7 +234,7 @@ def test_rows_share_the_tables_memory(corpus: Path, tmp_path: Path) -> None:
     dataset = prepared(generation(corpus), tmp_path / "out")
     first, second = dataset.train[0]["input_ids"], dataset.train[1]["input_ids"]
     assert second.__array_interface__["data"][0] - first.__array_interface__["data"][0] == 4 * 16
-    assert pq.read_table(tmp_path / "out" / "train.parquet").column_names == ["input_ids"]
+    assert pq.read_table(tmp_path / "out" / "train.parquet").column_names == ["input_ids", "lengths"]
     assert [row["input_ids"].tolist() for row in dataset.train[1:3]] == [
         dataset.train[1]["input_ids"].tolist(),
         dataset.train[2]["input_ids"].tolist(),
