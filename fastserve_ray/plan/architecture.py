@@ -40,6 +40,11 @@ class Architecture:
     has_tied_embeddings: bool = True
     has_attention_bias: bool = True
     has_mlp_bias: bool = True
+    activation: str = "gelu"
+    """Between the matrices of the MLP, by its name in transformers."""
+    dropout: float = 0.0
+    """Of what a layer adds to the stream."""
+    attention_dropout: float = 0.0
 
 
 def read_architecture(config: Config) -> Architecture | None:
@@ -65,6 +70,14 @@ class _Sizes:
         value = self._config.get(name)
         return value if isinstance(value, bool) else default
 
+    def number(self, default: float, name: str) -> float:
+        value = self._config.get(name)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
+
+    def word(self, default: str, name: str) -> str:
+        value = self._config.get(name)
+        return value if isinstance(value, str) else default
+
 
 def _llama(sizes: _Sizes) -> Architecture:
     hidden = sizes.integer(4096, "hidden_size")
@@ -82,6 +95,8 @@ def _llama(sizes: _Sizes) -> Architecture:
         has_tied_embeddings=sizes.flag("tie_word_embeddings", False),
         has_attention_bias=sizes.flag("attention_bias", False),
         has_mlp_bias=sizes.flag("mlp_bias", False),
+        activation=sizes.word("silu", "hidden_act"),
+        attention_dropout=sizes.number(0.0, "attention_dropout"),
     )
 
 
@@ -99,6 +114,9 @@ def _gpt2(sizes: _Sizes) -> Architecture:
         intermediate_size=sizes.integer(4 * hidden, "n_inner"),
         num_positions=sizes.integer(1024, "n_positions", "max_position_embeddings"),
         has_tied_embeddings=sizes.flag("tie_word_embeddings", True),
+        activation=sizes.word("gelu_new", "activation_function"),
+        dropout=sizes.number(0.1, "resid_pdrop"),
+        attention_dropout=sizes.number(0.1, "attn_pdrop"),
     )
 
 
@@ -117,6 +135,9 @@ def _bert(sizes: _Sizes) -> Architecture:
         num_positions=sizes.integer(512, "max_position_embeddings"),
         type_vocab_size=sizes.integer(2, "type_vocab_size"),
         has_tied_embeddings=sizes.flag("tie_word_embeddings", True),
+        activation=sizes.word("gelu", "hidden_act"),
+        dropout=sizes.number(0.1, "hidden_dropout_prob"),
+        attention_dropout=sizes.number(0.1, "attention_probs_dropout_prob"),
     )
 
 
@@ -133,6 +154,9 @@ def _distilbert(sizes: _Sizes) -> Architecture:
         head_dim=hidden // heads,
         intermediate_size=sizes.integer(3072, "hidden_dim"),
         num_positions=sizes.integer(512, "max_position_embeddings"),
+        activation=sizes.word("gelu", "activation"),
+        dropout=sizes.number(0.1, "dropout"),
+        attention_dropout=sizes.number(0.1, "attention_dropout"),
     )
 
 

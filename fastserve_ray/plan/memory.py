@@ -15,11 +15,7 @@ w is 4 bytes in fp32 and 2 in bf16. The table is section 3 and figure 1 of the Z
 arXiv 1910.02054; its K = 12 is the 8 + 4 here); DeepSpeed keeps the fp32 master copy (the 4) in fp32 training too.
 Without ZeRO, bf16 is autocast over fp32 weights.
 
-Activations follow Korthikanti et al. 2022 (arXiv 2205.05198), equation 2: ``s b h (34 + 5 a s / h)`` bytes a layer in
-16 bits, of which 2 and ``a s / h`` are dropout masks of one byte; in 32 bits that is ``s b h (66 + 9 a s / h)``. It
-takes an MLP four times as wide as the model and stored attention weights, so it is an upper bound for most. With
-gradient checkpointing each layer keeps only its input, and one layer is whole at a time. Generation adds the logits
-and their gradient in fp32.
+What is kept of a forward pass is counted in ``plan/activations.py``, the peak of all of it in ``plan/peak.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +23,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastserve_ray.plan.activations import AUTOCAST, FULL, HALF, Activations, Batch, NumberFormat, count_activations
 from fastserve_ray.plan.model_size import ModelSize, model_size
+from fastserve_ray.plan.peak import States, training_peak
 
 if TYPE_CHECKING:
     from fastserve_ray.plan.architecture import Architecture
@@ -52,12 +50,18 @@ class StageMemory:
     reason: str | None = None
     """Why something is None."""
 
+    working: int | None = None
+    """The most that all of it takes at once; None: the sum."""
+
     @property
-    def total(self) -> int | None:
-        """Sum of the parts; None when one is not known."""
+    def peak(self) -> int | None:
+        """The most that is alive at once; None when a part is not known. Less than the sum of the parts in training,
+        since gradients come as activations go."""
         parts = (self.parameters, self.gradients, self.optimizer, self.activations, self.kv_cache)
         known = [part for part in parts if part is not None]
-        return sum(known) if len(known) == len(parts) else None
+        if len(known) < len(parts):
+            return None
+        return sum(known) if self.working is None else self.working
 
 
 def estimate_memory(spec: RunSpec) -> tuple[StageMemory, ...]:
@@ -84,24 +88,40 @@ def training_bytes(num_parameters: int, *, workers: int, zero: int, precision: s
     return weights, gradients, (ADAM_BYTES + MASTER_BYTES) * share
 
 
-def activation_bytes(model: Architecture, *, batch: int, length: int, train: TrainSpec, has_logits: bool) -> int:
-    """Bytes that a forward pass keeps for the backward pass (equation 2 of the paper named above).
+def train_activations(
+    model: Architecture, train: TrainSpec, *, task: str, num_parameters: int, batch: int, length: int
+) -> Activations:
+    """Bytes that a forward and backward pass of one micro batch needs beside the states.
 
     Args:
+        model: the sizes.
+        train: precision, checkpointing, strategy and device.
+        task: decides whether there are logits. The attention gets a mask in every task: rows are padded, or hold
+            several documents.
+        num_parameters: of the whole model.
         batch: sequences in the micro batch.
         length: tokens in each.
-        train: precision and checkpointing.
-        has_logits: whether a score for every word and token is kept.
     """
-    tokens = batch * length
-    is_half = train.precision == "bf16"
-    linear, square = (34, 5) if is_half else (66, 9)
-    layer = tokens * (linear * model.hidden_size + square * model.num_heads * length)
-    if train.gradient_checkpointing:
-        layers = layer + model.num_layers * tokens * model.hidden_size * (2 if is_half else 4)
-    else:
-        layers = layer * model.num_layers
-    return layers + (tokens * model.vocab_size * 2 * 4 if has_logits else 0)
+    has_logits = task == "text-generation"
+    tables = (model.vocab_size + model.num_positions) * model.hidden_size
+    untied = has_logits and not model.has_tied_embeddings
+    head = model.vocab_size * model.hidden_size if has_logits else 0
+    return count_activations(
+        model,
+        Batch(batch, length, has_mask=True),
+        number_format(train),
+        num_linear=max(0, num_parameters - tables + (0 if untied else head)),
+        is_checkpointed=train.gradient_checkpointing,
+        has_logits=has_logits,
+        on_gpu=train.resources_per_worker.GPU > 0,
+    )
+
+
+def number_format(train: TrainSpec) -> NumberFormat:
+    """DeepSpeed turns the model itself into 16 bits; elsewhere that is autocast."""
+    if train.precision == "fp32":
+        return FULL
+    return HALF if train.parallel.zero else AUTOCAST
 
 
 def kv_cache_bytes(model: Architecture, *, tokens: int, width: int) -> int:
@@ -110,23 +130,31 @@ def kv_cache_bytes(model: Architecture, *, tokens: int, width: int) -> int:
 
 
 def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, workers: int) -> StageMemory:
-    activations = None
-    if size.architecture is not None and spec.data is not None:
-        activations = activation_bytes(
-            size.architecture,
-            batch=max(1, train.batch_size // (workers * train.gradient_accumulation_steps)),
-            length=spec.data.max_length,
-            train=train,
-            has_logits=spec.model.task == "text-generation",
-        )
     if size.num_parameters is None:
-        return StageMemory(stage, None, None, None, activations, reason=size.reason)
+        return StageMemory(stage, None, None, None, None, reason=size.reason)
     zero = train.parallel.zero if workers > 1 or stage == "train" else 0
-    parameters, gradients, optimizer = training_bytes(
-        size.num_parameters, workers=workers, zero=zero, precision=train.precision
+    states = States(*training_bytes(size.num_parameters, workers=workers, zero=zero, precision=train.precision))
+    if size.architecture is None or spec.data is None:
+        reason = size.reason or "the layers of this model type are not known here"
+        return StageMemory(stage, states.parameters, states.gradients, states.optimizer, None, reason=reason)
+    activations = train_activations(
+        size.architecture,
+        train,
+        task=spec.model.task,
+        num_parameters=size.num_parameters,
+        batch=max(1, train.batch_size // (workers * train.gradient_accumulation_steps)),
+        length=spec.data.max_length,
     )
-    reason = size.reason or (None if activations is not None else "the layers of this model type are not known here")
-    return StageMemory(stage, parameters, gradients, optimizer, activations, reason=reason)
+    peak = training_peak(
+        states,
+        activations,
+        size.architecture,
+        keeps_gradients=workers > 1 or zero > 0 or train.gradient_accumulation_steps > 1,
+        on_gpu=train.resources_per_worker.GPU > 0,
+    )
+    return StageMemory(
+        stage, states.parameters, states.gradients, states.optimizer, activations.peak, reason=size.reason, working=peak
+    )
 
 
 def _serving(spec: RunSpec, size: ModelSize) -> StageMemory:

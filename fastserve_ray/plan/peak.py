@@ -1,0 +1,56 @@
+"""The most memory that a training step takes at once.
+
+Activations go as gradients come, so the peak is less than the sum of the parts. It is at one of four moments: when the
+gradient of the logits is made, in the backward pass of the last layer (all activations, few gradients), in that of the
+first (few activations, all gradients), or in the optimizer's update (its temporaries).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastserve_ray.plan.activations import Activations
+    from fastserve_ray.plan.architecture import Architecture
+
+_FP32 = 4
+_UPDATE_TENSORS = 2
+"""Temporaries of AdamW for one parameter on a CPU, where it goes from one to the next."""
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes that one worker holds of the model."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+
+
+def training_peak(
+    states: States, activations: Activations, model: Architecture, *, keeps_gradients: bool, on_gpu: bool
+) -> int:
+    """Bytes of one worker at the highest of the four moments.
+
+    Args:
+        states: of the worker.
+        activations: of its micro batch.
+        model: the sizes.
+        keeps_gradients: gradients are there before the backward pass: those of an earlier micro batch, or buffers in
+            which they are exchanged.
+        on_gpu: the optimizer updates all parameters at once, with a temporary for each.
+    """
+    embedding = _FP32 * model.vocab_size * model.hidden_size
+    kept = states.gradients if keeps_gradients else 0
+    rest = states.parameters + states.optimizer + kept
+    head = min(embedding, states.gradients - kept) if activations.loss else 0
+    forward = rest + activations.outside + activations.layers
+    temporaries = states.parameters if on_gpu else _UPDATE_TENSORS * embedding
+    twice = embedding if activations.loss and model.has_tied_embeddings else 0
+    return max(
+        forward + activations.loss,
+        forward + activations.working + head,
+        rest + (states.gradients - kept) + max(twice, activations.layers // model.num_layers + activations.working),
+        states.parameters + states.gradients + states.optimizer + temporaries,
+    )
