@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastserve_ray.plan.stages import Plan, PlannedStage
 
 State = Literal["published", "to do", "starts anew", "unknown"]
-_PARTS = ("parameters", "gradients", "optimizer", "activations", "kv_cache", "total")
+_PARTS = ("parameters", "gradients", "optimizer", "activations", "kv_cache", "peak")
 
 
 @click.command("plan")

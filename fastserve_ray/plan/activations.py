@@ -39,6 +39,8 @@ INPUT_BYTES = 32
 _FP32 = 4
 _STATISTICS = 8
 """Of the two norms of a layer, for a token."""
+_COPIES = {"llama": 5, "gpt2": 2, "bert": 4, "distilbert": 4}
+"""Linear layers behind the two norms of a layer; each has a copy of its input under autocast."""
 _MLP_TENSORS = {"gelu_new": 5, "gelu_fast": 5, "relu": 1, "relu2": 2}
 """Tensors of the MLP's width that a layer with this activation keeps, without a gate; 2 for all others."""
 
@@ -144,13 +146,9 @@ def _layer(model: Architecture, batch: Batch, numbers: NumberFormat, *, on_gpu: 
 def _norms(model: Architecture, numbers: NumberFormat) -> int:
     """Inputs and outputs of the two norms; the outputs are what the linear layers behind them keep."""
     hidden = model.hidden_size
-    if model.family == "llama":  # normalizes in fp32, and each of its five linear layers has a copy under autocast
-        outputs = (5 if numbers.is_autocast else 2) * numbers.linear
+    outputs = (_COPIES[model.family] if numbers.is_autocast else 2) * numbers.linear
+    if model.family == "llama":  # normalizes in fp32
         return hidden * (2 * _FP32 + 2 * numbers.residual + outputs) + _STATISTICS
-    if model.family == "gpt2":
-        outputs = 2 * numbers.linear
-    else:  # query, key, value and MLP
-        outputs = (4 if numbers.is_autocast else 2) * numbers.linear
     return hidden * (2 * numbers.residual + outputs) + 2 * _STATISTICS
 
 

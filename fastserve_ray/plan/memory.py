@@ -50,7 +50,7 @@ class StageMemory:
     reason: str | None = None
     """Why something is None."""
 
-    working: int | None = None
+    at_once: int | None = None
     """The most that all of it takes at once; None: the sum."""
 
     @property
@@ -61,7 +61,7 @@ class StageMemory:
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
             return None
-        return sum(known) if self.working is None else self.working
+        return sum(known) if self.at_once is None else self.at_once
 
 
 def estimate_memory(spec: RunSpec) -> tuple[StageMemory, ...]:
@@ -153,7 +153,7 @@ def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, work
         on_gpu=train.resources_per_worker.GPU > 0,
     )
     return StageMemory(
-        stage, states.parameters, states.gradients, states.optimizer, activations.peak, reason=size.reason, working=peak
+        stage, states.parameters, states.gradients, states.optimizer, activations.peak, reason=size.reason, at_once=peak
     )
 
 
