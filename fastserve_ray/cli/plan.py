@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from fastserve_ray.cli.common import console, json_option, print_json, read_spec, set_option, spec_argument
+from fastserve_ray.plan.words import size_in_words
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -34,6 +35,7 @@ def command(spec_file: Path, sets: tuple[str, ...], as_json: bool) -> None:
 
     spec = read_spec(spec_file, sets)
     plan = plan_run(spec)
+    spec = plan.spec
     states, reason = stage_states(plan)
     memory, present = estimate_memory(spec), present_resources(spec)
     if as_json:
@@ -69,6 +71,7 @@ def _state(stage: PlannedStage, *, is_published: bool) -> State:
 def _as_json(
     plan: Plan, states: dict[str, State], reason: str | None, memory: tuple[StageMemory, ...], present: Present
 ) -> JsonValue:
+    from fastserve_ray.plan.fit import misfits
     from fastserve_ray.plan.resources import short_stages
 
     stages: list[JsonValue] = [
@@ -97,6 +100,8 @@ def _as_json(
         "storage_problem": reason,
         "stages": stages,
         "memory_bytes_per_worker": estimates,
+        "memory_does_not_fit": [str(misfit.error()) for misfit in misfits(plan.spec)],
+        "micro_batch_size": None if plan.spec.train is None else plan.spec.train.rows_per_pass,
         "resources": {
             "cpus_present": present.cpus,
             "gpus_present": present.gpus,
@@ -111,6 +116,8 @@ def _print(
     from rich import box
     from rich.table import Table
 
+    from fastserve_ray.plan.fit import misfits
+
     output = console()
     stages = Table(box=box.SIMPLE_HEAD, title=f"{plan.spec.name}: stages", title_justify="left")
     for heading in ("stage", "digest", "state", "reads", "asks for"):
@@ -124,6 +131,11 @@ def _print(
         output.print(f"storage could not be read: {reason}", style="yellow")
     if memory:
         output.print(_memory_table(memory))
+    for misfit in misfits(plan.spec):
+        output.print(f"{misfit.error()}; `fastserve run` would refuse", style="red")
+    if plan.spec.train is not None:
+        train = plan.spec.train
+        output.print(f"micro batch: {train.rows_per_pass} sequences, {train.passes_per_step} in a step on each worker")
     for item in memory:
         if item.reason is not None:
             output.print(f"{item.stage}: not all is known: {item.reason}", style="dim")
@@ -154,17 +166,3 @@ def _print_resources(output: Console, plan: Plan, present: Present) -> None:
         output.print(
             f"{stage.name} asks for {stage.resources}: more than there is; `fastserve run` would refuse", style="red"
         )
-
-
-def size_in_words(size: int | None) -> str:
-    """``12.3 MiB``; ``?`` when it is not known, ``-`` for nothing."""
-    if size is None:
-        return "?"
-    if size == 0:
-        return "-"
-    amount = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}" if amount >= 100 or unit == "B" else f"{amount:.3g} {unit}"
-        amount /= 1024
-    return f"{amount:.3g} TiB"

@@ -137,19 +137,22 @@ def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, work
     if size.architecture is None or spec.data is None:
         reason = size.reason or "the layers of this model type are not known here"
         return StageMemory(stage, states.parameters, states.gradients, states.optimizer, None, reason=reason)
+    rows = max(1, train.rows_per_pass)
+    if train.micro_batch_size is None:
+        rows = max(1, train.batch_size // (workers * train.gradient_accumulation_steps))
     activations = train_activations(
         size.architecture,
         train,
         task=spec.model.task,
         num_parameters=size.num_parameters,
-        batch=max(1, train.batch_size // (workers * train.gradient_accumulation_steps)),
+        batch=rows,
         length=spec.data.max_length,
     )
     peak = training_peak(
         states,
         activations,
         size.architecture,
-        keeps_gradients=workers > 1 or zero > 0 or train.gradient_accumulation_steps > 1,
+        keeps_gradients=workers > 1 or zero > 0 or train.batch_size > workers * rows,
         on_gpu=train.resources_per_worker.GPU > 0,
     )
     return StageMemory(

@@ -15,6 +15,7 @@ from fastserve_ray.artifacts.manifest import artifact_id
 from fastserve_ray.errors import UsageError
 from fastserve_ray.plan.digest import stage_digest
 from fastserve_ray.plan.fingerprint import fingerprint_inputs
+from fastserve_ray.plan.fit import with_micro_batch
 from fastserve_ray.plan.resources import Bundles, bundles_of
 from fastserve_ray.plan.settings import stage_settings
 
@@ -88,9 +89,14 @@ def plan_run(spec: RunSpec, *, fingerprint: Fingerprint = fingerprint_inputs) ->
         spec: a valid spec.
         fingerprint: identifies the inputs that lie outside the spec.
 
+    Returns:
+        the plan; its ``spec`` has a number in place of ``train.micro_batch_size: auto``.
+
     Raises:
         SpecError: an input is not there.
+        PlacementError: no micro batch can be chosen.
     """
+    spec = with_micro_batch(spec)
     fingerprints = fingerprint(spec)
     digests: dict[str, str] = {}
     stages = []

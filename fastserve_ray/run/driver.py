@@ -11,7 +11,9 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from fastserve_ray.artifacts.registry import Registry
 from fastserve_ray.events.log import EventReader, EventWriter
+from fastserve_ray.plan.fit import check_memory
 from fastserve_ray.plan.resources import check_placement, present_resources
 from fastserve_ray.plan.stages import Plan, plan_run
 from fastserve_ray.run.folder import new_record, write_run_folder
@@ -58,6 +60,7 @@ def run(
     storage = Storage.open(spec.storage)
     storage.check_writable()
     plan = plan_run(spec)
+    spec = plan.spec
     if until is not None:
         last = plan.names.index(plan.stage(until).name)
         plan = Plan(spec, plan.stages[: last + 1])
@@ -70,6 +73,7 @@ def run(
         if present.cpus is None:
             present = runtime.present()
         check_placement(plan, present.cpus, present.gpus)
+        check_memory(spec, stages=_unpublished(plan, storage))
         record = new_record(spec, plan)
         write_run_folder(storage, record, spec_text, plan)
         with ExitStack() as stack:
@@ -80,6 +84,12 @@ def run(
             events = stack.enter_context(EventWriter(storage.uri, record.run_id, "driver"))
             walk = Walk(plan, storage, run_id=record.run_id, events=events, stages=stages, runtime=runtime)
             return walk.run(wait=wait)
+
+
+def _unpublished(plan: Plan, storage: Storage) -> list[str]:
+    """Stages that will be built."""
+    registry = Registry(storage)
+    return [stage.name for stage in plan.stages if registry.find(stage.name, stage.digest) is None]
 
 
 @contextmanager

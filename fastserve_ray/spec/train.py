@@ -66,6 +66,9 @@ class TrainSpec(Section):
     """Sequences in one optimizer step over all workers."""
     gradient_accumulation_steps: PositiveInt = 1
     """Forward and backward passes in one optimizer step; the micro batch is batch_size / workers / this."""
+    micro_batch_size: PositiveInt | Literal["auto"] | None = None
+    """Sequences in one forward pass on one worker; the number of passes follows. auto: the largest that fits into the
+    memory by the estimate of ``plan``. Left out: as gradient_accumulation_steps says."""
     learning_rate: PositiveFloat = 5e-5
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after the warm-up."""
@@ -95,6 +98,13 @@ class TrainSpec(Section):
     """Decides initial weights, dropout and the order of rows."""
 
     @property
-    def micro_batch_size(self) -> int:
-        """Sequences in one forward pass on one worker."""
+    def rows_per_pass(self) -> int:
+        """Sequences in one forward pass on one worker; all of its share until ``auto`` is chosen."""
+        if isinstance(self.micro_batch_size, int):
+            return self.micro_batch_size
         return self.batch_size // (self.parallel.workers * self.gradient_accumulation_steps)
+
+    @property
+    def passes_per_step(self) -> int:
+        """Forward and backward passes in one optimizer step."""
+        return max(1, self.batch_size // (self.parallel.workers * max(1, self.rows_per_pass)))

@@ -9,7 +9,10 @@ from fastserve_ray.errors import FastServeError, PlacementError, TrainingError
 if TYPE_CHECKING:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-_MEMORY_HINT = "raise train.gradient_accumulation_steps, use fewer workers on a node, or a smaller model"
+_MEMORY_HINT = (
+    "lower train.micro_batch_size or raise train.gradient_accumulation_steps, use fewer workers on a node, or a "
+    "smaller model"
+)
 
 
 def explain_failure(error: TrainingFailedError, *, max_failures: int) -> FastServeError:

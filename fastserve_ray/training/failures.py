@@ -44,9 +44,11 @@ def memory_errors(train: TrainSpec) -> Iterator[None]:
 
 
 def _out_of_memory(train: TrainSpec) -> TrainingError:
+    is_given = train.micro_batch_size is not None
     return TrainingError(
         "a worker ran out of memory",
-        value=f"{train.micro_batch_size} sequences in one forward pass",
-        key="train.gradient_accumulation_steps",
-        hint="double it (the result stays the same), set train.gradient_checkpointing: true, or train.parallel.zero: 3",
+        value=f"{train.rows_per_pass} sequences in one forward pass",
+        key="train.micro_batch_size" if is_given else "train.gradient_accumulation_steps",
+        hint=f"{'halve' if is_given else 'double'} it (the result stays the same), "
+        "set train.gradient_checkpointing: true, or train.parallel.zero: 3",
     )

@@ -40,6 +40,7 @@ def train_in_process(
 def on_one_worker(train: TrainSpec) -> TrainSpec:
     """The same training on one worker: more accumulation keeps the micro batch, and so the memory, as it was."""
     settings = train.model_dump()
-    settings["gradient_accumulation_steps"] = train.gradient_accumulation_steps * train.parallel.workers
+    if train.micro_batch_size is None:
+        settings["gradient_accumulation_steps"] = train.gradient_accumulation_steps * train.parallel.workers
     settings["parallel"] = {}
     return TrainSpec.model_validate(settings)

@@ -101,7 +101,7 @@ class TrainingLoop:
 
     def _micro_batches(self, step: int) -> tuple[list[MicroBatch], float, float]:
         """This worker's micro batches, and the labels and input tokens of the global batch."""
-        rank, size, accumulation = self.world.data_rank, self.world.data_size, self.train.gradient_accumulation_steps
+        rank, size, accumulation = self.world.data_rank, self.world.data_size, self.train.passes_per_step
         parts = self.plan.micro_batches(step, rank=rank, size=size, accumulation=accumulation)
         batches = [self._collate(part) for part in parts]
         real = [batch for batch, is_real in batches if is_real]
@@ -133,7 +133,7 @@ class TrainingLoop:
             self.task,
             self.dataset.validation,
             world=self.world,
-            batch_size=max(1, self.train.micro_batch_size),
+            batch_size=max(1, self.train.rows_per_pass),
             pad_token_id=self.dataset.info.pad_token_id,
         )
 

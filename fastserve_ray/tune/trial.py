@@ -130,7 +130,7 @@ def _report_compressed(changed: RunSpec, train: TrainSpec, job: SearchJob, resul
         changed.compress,
         task=changed.model.task,
         dataset=dataset,
-        batch_size=train.micro_batch_size,
+        batch_size=train.rows_per_pass,
     )
     _refuse_no_number(metrics[job.objective.metric], result.num_steps, job)
     tune.report({**result.metrics, **metrics, "step": result.num_steps})

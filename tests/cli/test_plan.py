@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fastserve_ray.artifacts.registry import Registry
-from fastserve_ray.cli.plan import size_in_words
 from fastserve_ray.plan.stages import plan_run
+from fastserve_ray.plan.words import size_in_words
 from fastserve_ray.spec.load import load_spec
 from fastserve_ray.storage.filesystem import Storage
 from tests.cli.commands import fastserve
@@ -110,3 +110,19 @@ def test_it_imports_neither_torch_nor_ray() -> None:
 )
 def test_sizes_in_words(size: int | None, words: str) -> None:
     assert size_in_words(size) == words
+
+
+def test_training_that_does_not_fit_is_named_with_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--set", "cluster.memory_mb=4000", "--set", "train.batch_size=1024")
+    plan = fastserve(capsys, "plan", QUICKSTART, "--json", *flags).data
+    (reason, *_) = plan["memory_does_not_fit"]
+    assert "needs more memory than it has" in reason
+    assert "set train.gradient_accumulation_steps: " in reason
+    text = fastserve(capsys, "plan", QUICKSTART, *flags).out
+    assert "would refuse" in text
+
+
+def test_auto_shows_the_micro_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--set", "train.micro_batch_size=auto", "--set", "cluster.memory_mb=100000")
+    assert fastserve(capsys, "plan", QUICKSTART, "--json", *flags).data["micro_batch_size"] == 16
+    assert "micro batch: 16 sequences, 1 in a step" in fastserve(capsys, "plan", QUICKSTART, *flags).out

@@ -63,6 +63,7 @@ def test_accumulation_changes_nothing(datasets: dict[str, Path]) -> None:
         assert losses_of(datasets, "bert", gradient_accumulation_steps=accumulation) == pytest.approx(
             expected, abs=1e-5
         )
+    assert losses_of(datasets, "bert", micro_batch_size=2) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_resumed_run_ends_with_the_same_bits(datasets: dict[str, Path], tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_one_worker_keeps_batch_and_micro_batch() -> None:
     spread = train_spec(workers=2, zero=2, batch_size=8, gradient_accumulation_steps=2)
     alone = on_one_worker(spread)
     assert alone.parallel == ParallelSpec()
-    assert (alone.batch_size, alone.micro_batch_size) == (8, spread.micro_batch_size)
+    assert (alone.batch_size, alone.rows_per_pass) == (8, spread.rows_per_pass)
     assert alone.learning_rate == spread.learning_rate
 
 

@@ -38,6 +38,9 @@ def whole_gpus(resources: WorkerResources, path: Path) -> Iterator[Finding]:
 
 
 def _batch(train: TrainSpec) -> Iterator[Finding]:
+    if train.micro_batch_size is not None:
+        yield from _micro_batch(train)
+        return
     workers, accumulation = train.parallel.workers, train.gradient_accumulation_steps
     parts = workers * accumulation
     if train.batch_size % parts == 0:
@@ -51,3 +54,36 @@ def _batch(train: TrainSpec) -> Iterator[Finding]:
         f"a multiple of {parts}, such as {choices}",
         uses=(("train", "parallel", "workers"), ("train", "gradient_accumulation_steps")),
     )
+
+
+def _micro_batch(train: TrainSpec) -> Iterator[Finding]:
+    """``micro_batch_size`` says how a batch is cut, and nothing else does."""
+    path: Path = ("train", "micro_batch_size")
+    if train.gradient_accumulation_steps > 1:
+        yield Finding(
+            path,
+            f"gradient_accumulation_steps ({train.gradient_accumulation_steps}) says already how a batch is cut",
+            str(train.micro_batch_size),
+            "one of the two",
+            uses=(("train", "gradient_accumulation_steps"),),
+        )
+        return
+    share, rest = divmod(train.batch_size, train.parallel.workers)
+    uses: tuple[Path, ...] = (("train", "batch_size"), ("train", "parallel", "workers"))
+    if rest:
+        yield Finding(
+            ("train", "batch_size"),
+            f"not divisible by parallel.workers ({train.parallel.workers})",
+            str(train.batch_size),
+            f"a multiple of {train.parallel.workers}",
+            uses=uses[1:],
+        )
+    elif isinstance(train.micro_batch_size, int) and share % train.micro_batch_size:
+        divisors = ", ".join(str(rows) for rows in range(1, share + 1) if share % rows == 0)
+        yield Finding(
+            path,
+            f"does not divide a worker's share of a batch ({share})",
+            str(train.micro_batch_size),
+            divisors,
+            uses=uses,
+        )

@@ -91,6 +91,14 @@ def _compressed(tune: TuneSpec) -> Iterator[Finding]:
 def _batch(spec: RunSpec, tune: TuneSpec) -> Iterator[Finding]:
     if spec.train is None:
         return
+    if spec.train.micro_batch_size == "auto" and "train.batch_size" in tune.parameters:
+        yield Finding(
+            ("train", "micro_batch_size"),
+            "is chosen for one batch size, and tune.parameters has others",
+            "auto",
+            "a number that divides them all",
+            uses=(("tune", "parameters", "train.batch_size"),),
+        )
     parts = tune.workers_per_trial * spec.train.gradient_accumulation_steps
     if spec.train.batch_size % parts:
         yield Finding(

@@ -89,8 +89,8 @@ def deepspeed_config(train: TrainSpec) -> dict[str, Any]:
     """The engine's settings. Gradient clipping is always given: DeepSpeed 0.19 clips at 1.0 when it is left out."""
     return {
         "train_batch_size": train.batch_size,
-        "train_micro_batch_size_per_gpu": train.micro_batch_size,
-        "gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "train_micro_batch_size_per_gpu": train.rows_per_pass,
+        "gradient_accumulation_steps": train.passes_per_step,
         "gradient_clipping": float(train.max_grad_norm),
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {
