@@ -10,11 +10,12 @@ from fastserve_ray.serve.wire.base import Usage, WireAnswer
 from fastserve_ray.serve.wire.chat import AnswerMessage, ChatAnswer, ChatChoice, ChatChunk, ChunkChoice, Delta
 from fastserve_ray.serve.wire.classify import Classification, ClassifyAnswer
 from fastserve_ray.serve.wire.completions import CompletionAnswer, CompletionChoice
+from fastserve_ray.serve.wire.logprobs import CompletionLogprobs, chat_logprobs, completion_logprobs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from fastserve_ray.serve.calls import Classified, Frame
+    from fastserve_ray.serve.calls import Classified, Frame, Piece, PlaceLogprobs
 
 
 def _now() -> int:
@@ -50,24 +51,38 @@ class CompletionAnswers:
     include_usage: bool = False
     """Chunks then carry ``usage: null``, as OpenAI's do."""
     created: int = field(default_factory=_now)
+    _told: dict[int, bytes] = field(default_factory=dict)
+    """By choice: the bytes of its tokens so far, which tell where the next one begins."""
 
     def whole(self, frame: Frame) -> CompletionAnswer:
         choices = [
-            CompletionChoice(index=piece.index, text=piece.text, logprobs=None, finish_reason=piece.finish_reason)
+            CompletionChoice(
+                index=piece.index, text=piece.text, logprobs=self._logprobs(piece), finish_reason=piece.finish_reason
+            )
             for piece in frame.pieces
         ]
         return self._answer(choices, usage_of(frame))
 
     def chunks(self, frame: Frame) -> Iterator[CompletionAnswer]:
         for piece in frame.pieces:
-            if piece.text or piece.finish_reason is not None:
+            if piece.text or piece.logprobs or piece.finish_reason is not None:
                 choice = CompletionChoice(
-                    index=piece.index, text=piece.text, logprobs=None, finish_reason=piece.finish_reason
+                    index=piece.index,
+                    text=piece.text,
+                    logprobs=self._logprobs(piece),
+                    finish_reason=piece.finish_reason,
                 )
                 yield self._answer([choice], None)
 
     def usage_chunk(self, usage: Usage) -> CompletionAnswer:
         return self._answer([], usage)
+
+    def _logprobs(self, piece: Piece) -> CompletionLogprobs | None:
+        if not piece.logprobs:
+            return None
+        before = self._told.get(piece.index, b"")
+        self._told[piece.index] = before + b"".join(place.token.data for place in piece.logprobs)
+        return completion_logprobs(piece.logprobs, before)
 
     def _answer(self, choices: list[CompletionChoice], usage: Usage | None) -> CompletionAnswer:
         answer = CompletionAnswer(
@@ -92,7 +107,7 @@ class ChatAnswers:
             ChatChoice(
                 index=piece.index,
                 message=AnswerMessage(content=piece.text),
-                logprobs=None,
+                logprobs=chat_logprobs(piece.logprobs) if piece.logprobs else None,
                 finish_reason=piece.finish_reason,
             )
             for piece in frame.pieces
@@ -104,18 +119,25 @@ class ChatAnswers:
             if piece.index not in self._begun:
                 self._begun.add(piece.index)
                 yield self._chunk(piece.index, Delta(role="assistant", content=""))
-            if piece.text:
-                yield self._chunk(piece.index, Delta(content=piece.text))
+            if piece.text or piece.logprobs:
+                yield self._chunk(piece.index, Delta(content=piece.text), logprobs=piece.logprobs)
             if piece.finish_reason is not None:
-                yield self._chunk(piece.index, Delta(), piece.finish_reason)
+                yield self._chunk(piece.index, Delta(), finish_reason=piece.finish_reason)
 
     def usage_chunk(self, usage: Usage) -> ChatChunk:
         return self._of_choices([], usage)
 
-    def _chunk(self, index: int, delta: Delta, finish_reason: str | None = None) -> ChatChunk:
-        return self._of_choices(
-            [ChunkChoice(index=index, delta=delta, logprobs=None, finish_reason=finish_reason)], None
-        )
+    def _chunk(
+        self,
+        index: int,
+        delta: Delta,
+        *,
+        logprobs: Sequence[PlaceLogprobs] = (),
+        finish_reason: str | None = None,
+    ) -> ChatChunk:
+        told = chat_logprobs(logprobs) if logprobs else None
+        choice = ChunkChoice(index=index, delta=delta, logprobs=told, finish_reason=finish_reason)
+        return self._of_choices([choice], None)
 
     def _of_choices(self, choices: list[ChunkChoice], usage: Usage | None) -> ChatChunk:
         chunk = ChatChunk(

@@ -114,9 +114,10 @@ def _add_inference(app: FastAPI, inference: Inference) -> None:
         call = GenerateCall(
             identity,
             prompts=body.prompts,
-            num_choices=body.num_choices,
             max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
             sampling=body.sampling,
+            priority=body.priority or 0,
+            share_key=body.user or "",
         )
         answers = CompletionAnswers(identity, model.name, body.include_usage)
         if body.stream:
@@ -130,9 +131,10 @@ def _add_inference(app: FastAPI, inference: Inference) -> None:
         call = GenerateCall(
             identity,
             messages=tuple(message.for_template() for message in body.messages),
-            num_choices=body.num_choices,
             max_tokens=body.token_limit,
             sampling=body.sampling,
+            priority=body.priority or 0,
+            share_key=body.user or "",
         )
         answers = ChatAnswers(identity, model.name, body.include_usage)
         if body.stream:

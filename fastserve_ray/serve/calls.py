@@ -13,18 +13,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GenerateCall:
-    """One request for text: ``prompts`` times ``num_choices`` completions, or one conversation's."""
+    """One request for text: ``sampling.n`` completions of each of ``prompts``, or of one conversation."""
 
     request_id: str
     prompts: tuple[str | tuple[int, ...], ...] = ()
     """Texts, or tokens."""
     messages: tuple[Mapping[str, str], ...] | None = None
     """A conversation for the model's chat template, instead of ``prompts``."""
-    num_choices: int = 1
     max_tokens: int | None = None
     """For each choice; None: what the model's context leaves."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
     """``max_tokens`` in it is not used."""
+    priority: int = 0
+    share_key: str = ""
 
     @property
     def prompt_field(self) -> str:
@@ -38,6 +39,32 @@ class ClassifyCall:
 
 
 @dataclass(frozen=True)
+class ScoredToken:
+    """A token and how probable the model found it."""
+
+    data: bytes
+    """Of its text; a character's bytes may be spread over tokens."""
+    logprob: float
+
+    @property
+    def text(self) -> str:
+        """Bytes that are no whole characters are written out as OpenAI does, so that tokens stay apart."""
+        try:
+            return self.data.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.data)
+
+
+@dataclass(frozen=True)
+class PlaceLogprobs:
+    """One place of a completion."""
+
+    token: ScoredToken
+    top: tuple[ScoredToken, ...] = ()
+    """The most probable tokens, descending."""
+
+
+@dataclass(frozen=True)
 class Piece:
     """New text of one choice."""
 
@@ -45,6 +72,8 @@ class Piece:
     """Of the choice: prompt by prompt, and for each prompt choice by choice."""
     text: str
     finish_reason: FinishReason | None = None
+    logprobs: tuple[PlaceLogprobs, ...] = ()
+    """Of the new tokens, when they were asked for."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ client's mistake.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from fastserve_ray.engines.protocol import SamplingParams
 from fastserve_ray.errors import EngineFullError
 from fastserve_ray.serve.wire.base import UNSUPPORTED, ErrorAnswer, ErrorBody
 
@@ -27,6 +28,14 @@ CODES = {
     UNSUPPORTED: UNSUPPORTED,
 }
 """pydantic's error types as OpenAI's codes; the rest is ``invalid_value``."""
+
+
+FIELDS = {
+    **{field.name: field.name for field in fields(SamplingParams) if field.name != "constraint"},
+    "prompt": "prompt",
+    "constraint": "response_format",
+}
+"""The engine's names of what a request may say, as the request's fields."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +112,11 @@ def of_engine(error: FastServeError) -> Failure:
     """What an engine says about a request: an error that names a field of the request is the client's."""
     if isinstance(error, EngineFullError):
         return overloaded("the engine has too many requests waiting; try again later")
-    fields = {"prompt", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed"}
     message = error.what if error.value is None else f"{error.what} (got {error.value})"
-    if error.key in fields:
+    param = FIELDS.get(error.key or "")
+    if param is not None:
         allowed = f"; allowed: {error.allowed}" if error.allowed is not None else ""
-        return invalid(message + allowed, param=error.key, code="invalid_value")
+        return invalid(message + allowed, param=param, code="invalid_value")
     return internal(message)
 
 

@@ -8,18 +8,28 @@ a bounded part of one core. A request's first frame and its last are never held 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from fastserve_ray.serve.calls import Frame, Piece
+from fastserve_ray.engines.protocol import TokenLogprob
+from fastserve_ray.serve.calls import Frame, Piece, PlaceLogprobs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator
 
     from fastserve_ray.engines.protocol import FinishReason, GenerateDelta
 
+Spell = Callable[[Sequence[TokenLogprob]], Iterable[PlaceLogprobs]]
+
 FRAME_COST_S = 0.002
 """Time between two frames of a request, for each stream in flight."""
+
+
+def _no_logprobs(logprobs: Sequence[TokenLogprob]) -> Iterable[PlaceLogprobs]:
+    """Of streams that ask for none."""
+    assert not logprobs, "spell is missing"
+    return ()
 
 
 class StreamFailed(Exception):  # noqa: N818 - an event
@@ -34,13 +44,21 @@ class StreamFailed(Exception):  # noqa: N818 - an event
 class _Collector:
     """Reads all streams at once and keeps what has not been sent."""
 
-    def __init__(self, streams: Sequence[AsyncGenerator[GenerateDelta, None]], num_prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        streams: Sequence[AsyncGenerator[GenerateDelta, None]],
+        num_prompt_tokens: int,
+        num_choices: int,
+        spell: Spell,
+    ) -> None:
         self._start = perf_counter()
         self._first_token_s: float | None = None
         self._is_first_frame = True
         self._pending: dict[int, list[GenerateDelta]] = {}
         self._num_prompt_tokens = num_prompt_tokens
-        self._num_completion_tokens = [0] * len(streams)
+        self._num_choices = num_choices
+        self._spell = spell
+        self._num_completion_tokens = [0] * (len(streams) * num_choices)
         self._failure: BaseException | None = None
         self.arrived = asyncio.Event()
         self.tasks = [asyncio.create_task(self._read(index, stream)) for index, stream in enumerate(streams)]
@@ -51,7 +69,7 @@ class _Collector:
             async for delta in stream:
                 if delta.finish_reason in ("error", "cancelled"):
                     raise StreamFailed(delta.finish_reason, delta.error)
-                self._take(index, delta)
+                self._take(index * self._num_choices + delta.index, delta)
         except Exception as error:  # noqa: BLE001 - raised again where the frames are read
             self._failure = error
         finally:
@@ -80,11 +98,16 @@ class _Collector:
             return None
         is_first, self._is_first_frame = self._is_first_frame, False
         return Frame(
-            tuple(_piece(index, deltas) for index, deltas in sorted(pending.items())),
+            tuple(self._piece(index, deltas) for index, deltas in sorted(pending.items())),
             self._num_prompt_tokens,
             sum(self._num_completion_tokens),
             self._first_token_s if is_first else None,
         )
+
+    def _piece(self, index: int, deltas: Sequence[GenerateDelta]) -> Piece:
+        text = "".join(delta.text for delta in deltas)
+        logprobs = tuple(place for delta in deltas for place in self._spell(delta.logprobs))
+        return Piece(index, text, deltas[-1].finish_reason, logprobs)
 
 
 async def merge_streams(
@@ -92,13 +115,19 @@ async def merge_streams(
     *,
     num_prompt_tokens: int,
     num_streams_in_flight: Callable[[], int],
+    num_choices: int = 1,
+    spell: Spell = _no_logprobs,
 ) -> AsyncGenerator[Frame, None]:
     """Frames of ``streams`` until all have ended. Leaving early closes the streams, which cancels their requests.
+
+    Args:
+        num_choices: completions in each stream.
+        spell: tokens of log probabilities to their texts.
 
     Raises:
         StreamFailed, FastServeError: a stream failed; the others are closed.
     """
-    collector = _Collector(streams, num_prompt_tokens)
+    collector = _Collector(streams, num_prompt_tokens, num_choices, spell)
     try:
         while collector.num_open:
             await collector.arrived.wait()
@@ -130,14 +159,15 @@ def merge_frames(frames: Sequence[Frame]) -> Frame:
             pieces.setdefault(piece.index, []).append(piece)
     return Frame(
         tuple(
-            Piece(index, "".join(piece.text for piece in parts), parts[-1].finish_reason)
+            Piece(
+                index,
+                "".join(piece.text for piece in parts),
+                parts[-1].finish_reason,
+                tuple(place for piece in parts for place in piece.logprobs),
+            )
             for index, parts in sorted(pieces.items())
         ),
         frames[-1].num_prompt_tokens,
         frames[-1].num_completion_tokens,
         frames[0].first_token_s,
     )
-
-
-def _piece(index: int, deltas: Sequence[GenerateDelta]) -> Piece:
-    return Piece(index, "".join(delta.text for delta in deltas), deltas[-1].finish_reason)

@@ -11,18 +11,15 @@ from fastserve_ray.serve.failures import RequestFailed, context_length_exceeded,
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from fastserve_ray.engines.protocol import SamplingParams
     from fastserve_ray.serve.calls import GenerateCall
-
-SEED_RANGE = 2**63
 
 
 def has_chat_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def build_requests(call: GenerateCall, tokenizer: Any, max_model_len: int) -> list[list[GenerateRequest]]:
-    """The engine's requests: one list for each prompt, one request in it for each choice.
+def build_requests(call: GenerateCall, tokenizer: Any, max_model_len: int) -> list[GenerateRequest]:
+    """The engine's requests, one for each prompt.
 
     Raises:
         RequestFailed: no chat template, a conversation that the template refuses, an empty prompt, or one that with
@@ -34,14 +31,13 @@ def build_requests(call: GenerateCall, tokenizer: Any, max_model_len: int) -> li
         ids = tuple(prompt) if not isinstance(prompt, str) else _tokenize(prompt, tokenizer, call.messages is None)
         limit = _token_limit(call, len(ids), max_model_len)
         requests.append(
-            [
-                GenerateRequest(
-                    f"{call.request_id}-{number}-{choice}",
-                    ids,
-                    dataclasses.replace(call.sampling, max_tokens=limit, seed=_seed(call.sampling, choice)),
-                )
-                for choice in range(call.num_choices)
-            ]
+            GenerateRequest(
+                f"{call.request_id}-{number}",
+                ids,
+                dataclasses.replace(call.sampling, max_tokens=limit),
+                priority=call.priority,
+                share_key=call.share_key,
+            )
         )
     return requests
 
@@ -78,10 +74,3 @@ def _token_limit(call: GenerateCall, num_prompt_tokens: int, max_model_len: int)
         failure = context_length_exceeded(num_prompt_tokens, call.max_tokens, max_model_len, call.prompt_field)
         raise RequestFailed(failure)
     return call.max_tokens or room
-
-
-def _seed(sampling: SamplingParams, choice: int) -> int | None:
-    """Another seed for each choice, within 64 bits."""
-    if sampling.seed is None:
-        return None
-    return (sampling.seed + choice + SEED_RANGE) % (2 * SEED_RANGE) - SEED_RANGE

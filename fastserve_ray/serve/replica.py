@@ -12,6 +12,7 @@ from fastserve_ray.serve.calls import Classified, ClassifyCall, Frame, GenerateC
 from fastserve_ray.serve.failures import Failure, RequestFailed, internal, of_engine, unavailable
 from fastserve_ray.serve.frames import StreamFailed, merge_frames, merge_streams
 from fastserve_ray.serve.prompts import build_requests, has_chat_template
+from fastserve_ray.serve.spelling import Spelling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -31,6 +32,7 @@ class GenerateReplica:
 
         self._engine = AsyncEngine(_open(source, "text-generation", spec))
         self._engine.start()
+        self._spelling = Spelling(self._engine.tokenizer)
         self._num_streams = 0
 
     async def stream(self, call: GenerateCall) -> AsyncGenerator[Frame | Failure, None]:
@@ -78,20 +80,26 @@ class GenerateReplica:
         """
         tokenizer, max_model_len = self._engine.tokenizer, self._engine.max_model_len
         requests = await asyncio.to_thread(build_requests, call, tokenizer, max_model_len)
-        streams = [self._engine.generate(request) for choices in requests for request in choices]
-        num_prompt_tokens = sum(len(choices[0].prompt_token_ids) for choices in requests)
-        return self._counted(streams, num_prompt_tokens)
+        streams = [self._engine.generate(request) for request in requests]
+        num_prompt_tokens = sum(len(request.prompt_token_ids) for request in requests)
+        return self._counted(streams, num_prompt_tokens, call.sampling.n)
 
-    async def _counted(self, streams: list[Any], num_prompt_tokens: int) -> AsyncGenerator[Frame, None]:
-        self._num_streams += len(streams)
+    async def _counted(
+        self, streams: list[Any], num_prompt_tokens: int, num_choices: int
+    ) -> AsyncGenerator[Frame, None]:
+        self._num_streams += len(streams) * num_choices
         frames = merge_streams(
-            streams, num_prompt_tokens=num_prompt_tokens, num_streams_in_flight=lambda: self._num_streams
+            streams,
+            num_prompt_tokens=num_prompt_tokens,
+            num_choices=num_choices,
+            num_streams_in_flight=lambda: self._num_streams,
+            spell=self._spelling,
         )
         try:
             async for frame in frames:
                 yield frame
         finally:
-            self._num_streams -= len(streams)
+            self._num_streams -= len(streams) * num_choices
             await frames.aclose()
 
 

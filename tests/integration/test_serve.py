@@ -195,8 +195,9 @@ def test_a_seed_makes_sampling_reproducible(client: openai.OpenAI) -> None:
 
     assert sample(1) == sample(1)
     assert sample(1) != sample(2)
-    several = complete(client, temperature=1.5, seed=1, max_tokens=20, n=2)
-    assert [choice.text for choice in several.choices] == [sample(1), sample(2)]
+    several = [complete(client, temperature=1.5, seed=1, max_tokens=20, n=2).choices for _ in range(2)]
+    assert [choice.text for choice in several[0]] == [choice.text for choice in several[1]]
+    assert several[0][0].text == sample(1) != several[0][1].text
 
 
 def test_models(client: openai.OpenAI) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from fastserve_ray.engines.protocol import Prediction
 from fastserve_ray.serve import sse
 from fastserve_ray.serve.answers import Answers, ChatAnswers, CompletionAnswers, classify_answer, usage_of
-from fastserve_ray.serve.calls import Classified, Frame, Piece
+from fastserve_ray.serve.calls import Classified, Frame, Piece, PlaceLogprobs, ScoredToken
 
 FRAMES = [
     Frame((Piece(0, "He"), Piece(1, "")), 5, 2),
@@ -84,3 +84,48 @@ def test_classify_answer_names_every_probability() -> None:
     answer = json.loads(classify_answer("id", "m", result).model_dump_json())
     assert answer["data"] == [{"index": 0, "label": "good", "label_id": 1, "probs": {"bad": 0.25, "good": 0.75}}]
     assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 0, "total_tokens": 4}
+
+
+def scored(data: bytes, logprob: float) -> ScoredToken:
+    return ScoredToken(data, logprob)
+
+
+PLACES = (
+    PlaceLogprobs(scored(b"na", -0.1), (scored(b"na", -0.1), scored(b"no", -2.5))),
+    PlaceLogprobs(scored(b"\xc3", -0.2), (scored(b"x", -0.15),)),
+    PlaceLogprobs(scored(b"\xaf", -0.3), (scored(b"\xaf", -0.3),)),
+)
+
+
+def test_chat_log_probabilities_to_the_letter() -> None:
+    frame = Frame((Piece(0, "naï", "stop", PLACES),), 5, 3)
+    (choice,) = json.loads(ChatAnswers("c", "m").whole(frame).model_dump_json())["choices"]
+    first, second, _ = choice["logprobs"]["content"]
+    assert first == {
+        "token": "na",
+        "logprob": -0.1,
+        "bytes": [110, 97],
+        "top_logprobs": [
+            {"token": "na", "logprob": -0.1, "bytes": [110, 97]},
+            {"token": "no", "logprob": -2.5, "bytes": [110, 111]},
+        ],
+    }
+    assert (second["token"], second["bytes"]) == ("bytes:\\xc3", [0xC3])
+    streamed_choice = next(iter(list(ChatAnswers("c", "m").chunks(frame))[1:])).choices[0]
+    assert streamed_choice.delta.content == "naï"
+    assert streamed_choice.logprobs is not None
+    assert len(streamed_choice.logprobs.content) == 3
+
+
+def test_completion_log_probabilities_know_where_tokens_begin_in_every_chunk() -> None:
+    answers = CompletionAnswers("c", "m")
+    frames = [Frame((Piece(0, "na", None, PLACES[:1]),), 5, 1), Frame((Piece(0, "ï", "stop", PLACES[1:]),), 5, 3)]
+    first, second = (json.loads(chunk.model_dump_json()) for frame in frames for chunk in answers.chunks(frame))
+    assert first["choices"][0]["logprobs"] == {
+        "tokens": ["na"],
+        "token_logprobs": [-0.1],
+        "top_logprobs": [{"na": -0.1, "no": -2.5}],
+        "text_offset": [0],
+    }
+    assert second["choices"][0]["logprobs"]["text_offset"] == [2, 3]
+    assert second["choices"][0]["logprobs"]["top_logprobs"][0] == {"x": -0.15, "bytes:\\xc3": -0.2}

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fastserve_ray.engines.protocol import FinishReason, GenerateDelta
-from fastserve_ray.serve.calls import Frame, Piece
+from fastserve_ray.engines.protocol import FinishReason, GenerateDelta, TokenLogprob
+from fastserve_ray.serve.calls import Frame, Piece, PlaceLogprobs, ScoredToken
 from fastserve_ray.serve.frames import StreamFailed, merge_frames, merge_streams
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
 closed: list[str] = []
 
@@ -41,6 +41,23 @@ async def test_nothing_is_lost_and_counts_are_totals() -> None:
     assert (whole.num_prompt_tokens, whole.num_completion_tokens) == (6, 9)
     assert frames[0].first_token_s is not None
     assert all(frame.first_token_s is None for frame in frames[1:])
+
+
+async def test_choices_of_a_stream_are_told_apart_and_tokens_are_spelled() -> None:
+    async def forked() -> AsyncGenerator[GenerateDelta, None]:
+        for number, (index, text) in enumerate([(1, "x"), (0, "a"), (1, "y")], start=1):
+            is_last = number > 1
+            logprobs = (TokenLogprob(number, -number),)
+            yield GenerateDelta("f", text, (number,), 3, 1, "stop" if is_last else None, index=index, logprobs=logprobs)
+
+    def spell(logprobs: Sequence[TokenLogprob]) -> list[PlaceLogprobs]:
+        return [PlaceLogprobs(ScoredToken(str(place.token_id).encode(), place.logprob)) for place in logprobs]
+
+    streams = (forked(), forked())
+    frames = merge_streams(streams, num_prompt_tokens=6, num_streams_in_flight=lambda: 1, num_choices=2, spell=spell)
+    whole = merge_frames([frame async for frame in frames])
+    assert [(piece.index, piece.text) for piece in whole.pieces] == [(0, "a"), (1, "xy"), (2, "a"), (3, "xy")]
+    assert [place.token for place in whole.pieces[3].logprobs] == [ScoredToken(b"1", -1), ScoredToken(b"3", -3)]
 
 
 async def test_a_busy_replica_sends_fewer_frames() -> None:

@@ -9,7 +9,7 @@ import pytest
 from fastserve_ray.engines.protocol import SamplingParams
 from fastserve_ray.serve.calls import GenerateCall
 from fastserve_ray.serve.failures import Failure, RequestFailed
-from fastserve_ray.serve.prompts import SEED_RANGE, build_requests
+from fastserve_ray.serve.prompts import build_requests
 from tests.engines.tiny import build_tokenizer
 
 TEMPLATE = (
@@ -34,29 +34,22 @@ def refused(call: GenerateCall, template: str | None = None, max_model_len: int 
     return caught.value.failure
 
 
-def test_prompts_times_choices_with_seeds_of_their_own() -> None:
+def test_one_request_for_each_prompt_with_what_the_call_says() -> None:
+    sampling = SamplingParams(seed=9, n=2)
     call = GenerateCall(
-        "id", prompts=("the cat", (5, 6, 7)), num_choices=2, max_tokens=4, sampling=SamplingParams(seed=9)
+        "id", prompts=("the cat", (5, 6, 7)), max_tokens=4, sampling=sampling, priority=3, share_key="ann"
     )
-    requests = build_requests(call, tokenizer(), 128)
-    assert [len(choices) for choices in requests] == [2, 2]
-    assert requests[1][0].prompt_token_ids == (5, 6, 7)
-    assert list(requests[0][0].prompt_token_ids) == tokenizer()("the cat")["input_ids"]
-    assert [request.sampling.seed for request in requests[0]] == [9, 10]
-    assert len({request.request_id for choices in requests for request in choices}) == 4
-    assert {request.sampling.max_tokens for choices in requests for request in choices} == {4}
-
-
-def test_without_a_seed_no_choice_has_one_and_the_greatest_seed_wraps() -> None:
-    call = GenerateCall("id", prompts=((5,),), num_choices=2)
-    assert [request.sampling.seed for request in build_requests(call, tokenizer(), 128)[0]] == [None, None]
-    call = GenerateCall("id", prompts=((5,),), num_choices=2, sampling=SamplingParams(seed=SEED_RANGE - 1))
-    assert build_requests(call, tokenizer(), 128)[0][1].sampling.seed == -SEED_RANGE
+    first, second = build_requests(call, tokenizer(), 128)
+    assert list(first.prompt_token_ids) == tokenizer()("the cat")["input_ids"]
+    assert second.prompt_token_ids == (5, 6, 7)
+    assert first.request_id != second.request_id
+    assert (first.sampling.seed, first.sampling.n, first.sampling.max_tokens) == (9, 2, 4)
+    assert (first.priority, first.share_key) == (3, "ann")
 
 
 def test_no_limit_means_the_rest_of_the_context() -> None:
     call = GenerateCall("id", prompts=((5, 6, 7),))
-    assert build_requests(call, tokenizer(), 128)[0][0].sampling.max_tokens == 125
+    assert build_requests(call, tokenizer(), 128)[0].sampling.max_tokens == 125
 
 
 @pytest.mark.parametrize(("length", "max_tokens", "fits"), [(100, 28, True), (100, 29, False), (128, None, False)])
@@ -77,7 +70,7 @@ def test_an_empty_prompt_is_refused() -> None:
 def test_messages_go_through_the_models_own_template() -> None:
     made = tokenizer(TEMPLATE)
     messages = ({"role": "system", "content": "be brief"}, {"role": "user", "content": "the cat"})
-    ids = build_requests(GenerateCall("id", messages=messages), made, 128)[0][0].prompt_token_ids
+    ids = build_requests(GenerateCall("id", messages=messages), made, 128)[0].prompt_token_ids
     assert made.decode(ids) == "<s>system: be brief\n<s>user: the cat\nassistant:"
     assert ids.count(made.bos_token_id) == 2
 

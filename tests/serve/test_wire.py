@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import ValidationError
 
+from fastserve_ray.engines.protocol import JsonObject, JsonSchema, SamplingParams
 from fastserve_ray.serve.failures import Failure, of_validation
 from fastserve_ray.serve.wire.chat import ChatRequest
 from fastserve_ray.serve.wire.classify import ClassifyRequest
@@ -67,7 +69,7 @@ def test_sampling_defaults_are_openais() -> None:
         None,
         (),
     )
-    assert completion().num_choices == 1
+    assert completion().sampling == SamplingParams()
 
 
 def test_sampling_fields_reach_the_engine() -> None:
@@ -76,6 +78,58 @@ def test_sampling_fields_reach_the_engine() -> None:
     assert sampling.stop == ("END",)
     assert completion(stop=["a", "b"]).sampling.stop == ("a", "b")
     assert completion(top_k=-1).sampling.top_k is None
+    more = completion(
+        n=3,
+        min_p=0.1,
+        min_tokens=2,
+        presence_penalty=1,
+        frequency_penalty=-1,
+        repetition_penalty=1.5,
+        logit_bias={"5": -100, "7": 2.5, "8": 0},
+        ignore_eos=True,
+    ).sampling
+    assert (more.n, more.min_p, more.min_tokens, more.ignore_eos) == (3, 0.1, 2, True)
+    assert (more.presence_penalty, more.frequency_penalty, more.repetition_penalty) == (1, -1, 1.5)
+    assert more.logit_bias == ((5, -100), (7, 2.5))
+
+
+def test_log_probabilities_in_both_endpoints() -> None:
+    assert not completion().sampling.logprobs
+    assert [completion(logprobs=top).sampling.top_logprobs for top in (0, 5)] == [0, 5]
+    assert completion(logprobs=0).sampling.logprobs
+    sampling = chat(logprobs=True, top_logprobs=3).sampling
+    assert (sampling.logprobs, sampling.top_logprobs) == (True, 3)
+    assert not chat(logprobs=False, top_logprobs=0).sampling.logprobs
+    assert chat_refusal(top_logprobs=3).param == "top_logprobs"
+
+
+SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}}
+
+
+def test_response_formats_become_constraints() -> None:
+    assert chat().sampling.constraint is None
+    assert chat(response_format={"type": "text"}).sampling.constraint is None
+    assert chat(response_format={"type": "json_object"}).sampling.constraint == JsonObject()
+    wrapped = {"type": "json_schema", "json_schema": {"name": "person", "schema": SCHEMA, "strict": True}}
+    assert chat(response_format=wrapped).sampling.constraint == JsonSchema(json.dumps(SCHEMA))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "json",
+        {},
+        {"type": "xml"},
+        {"type": "json_object", "schema": {}},
+        {"type": "json_schema"},
+        {"type": "json_schema", "json_schema": {"name": "x"}},
+        {"type": "json_schema", "json_schema": {"name": "x", "schema": "{}"}},
+    ],
+)
+def test_bad_response_formats_are_named(value: object) -> None:
+    failure = chat_refusal(response_format=value)
+    assert failure.status == 400
+    assert (failure.param or "").startswith("response_format")
 
 
 @pytest.mark.parametrize(
@@ -98,6 +152,18 @@ def test_sampling_fields_reach_the_engine() -> None:
         ("max_tokens", True),
         ("stream", "yes"),
         ("model", ""),
+        ("presence_penalty", 2.5),
+        ("presence_penalty", False),
+        ("frequency_penalty", "1"),
+        ("repetition_penalty", 0),
+        ("min_p", 1.5),
+        ("min_tokens", -1),
+        ("logit_bias", {"dog": 1}),
+        ("logit_bias", {"5": 101}),
+        ("logit_bias", [5]),
+        ("logprobs", 21),
+        ("logprobs", True),
+        ("priority", 10_000),
     ],
 )
 def test_bad_values_are_named(field: str, value: object) -> None:
@@ -121,44 +187,21 @@ def test_an_unknown_field_inside_a_field_is_named_by_its_path() -> None:
     assert chat_refusal(stream=True, stream_options={"include_use": True}).param == "stream_options.include_use"
 
 
-NEUTRAL = [
-    ("presence_penalty", 0, 0.5),
-    ("frequency_penalty", 0.0, -1),
-    ("logit_bias", {}, {"5": 1}),
-    ("min_p", 0, 0.1),
-    ("repetition_penalty", 1.0, 1.1),
-]
-
-
-@pytest.mark.parametrize(("field", "neutral", "active"), NEUTRAL)
-def test_unsupported_fields_pass_only_when_they_have_no_effect(field: str, neutral: object, active: object) -> None:
-    for make, make_refusal in ((completion, completion_refusal), (chat, chat_refusal)):
-        make(**{field: None})
-        make(**{field: neutral})
-        failure = make_refusal(**{field: active})
-        assert (failure.status, failure.param, failure.code) == (400, field, "unsupported_value")
-
-
 @pytest.mark.parametrize(
     ("field", "neutral", "active"), [("best_of", 1, 2), ("echo", False, True), ("suffix", "", "x")]
 )
-def test_unsupported_fields_of_completions(field: str, neutral: object, active: object) -> None:
+def test_unsupported_fields_of_completions_pass_only_without_effect(
+    field: str, neutral: object, active: object
+) -> None:
+    completion(**{field: None})
     completion(**{field: neutral})
-    assert completion_refusal(**{field: active}).param == field
-
-
-def test_logprobs_zero_asks_for_logprobs_in_completions_and_is_refused() -> None:
-    completion(logprobs=None)
-    assert completion_refusal(logprobs=0).param == "logprobs"
-    assert completion_refusal(logprobs=False).param == "logprobs"
+    failure = completion_refusal(**{field: active})
+    assert (failure.status, failure.param, failure.code) == (400, field, "unsupported_value")
 
 
 @pytest.mark.parametrize(
     ("field", "neutral", "active"),
     [
-        ("logprobs", False, True),
-        ("top_logprobs", 0, 5),
-        ("response_format", {"type": "text"}, {"type": "json_object"}),
         ("tools", [], [{"type": "function"}]),
         ("tool_choice", "none", "auto"),
         ("modalities", ["text"], ["audio"]),
@@ -171,7 +214,7 @@ def test_unsupported_fields_of_chat(field: str, neutral: object, active: object)
 
 
 def test_a_neutral_number_is_not_a_neutral_flag() -> None:
-    assert completion_refusal(presence_penalty=False).param == "presence_penalty"
+    assert completion_refusal(best_of=True).param == "best_of"
     assert completion_refusal(echo=0).param == "echo"
 
 

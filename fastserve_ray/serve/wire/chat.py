@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
@@ -13,12 +14,16 @@ from fastserve_ray.serve.wire.base import (
     UnsupportedFlag,
     UnsupportedList,
     UnsupportedMap,
-    UnsupportedNumber,
     Usage,
     WireAnswer,
     WireRequest,
 )
-from fastserve_ray.serve.wire.sampling import SamplingRequest
+from fastserve_ray.serve.wire.formats import ResponseFormat
+from fastserve_ray.serve.wire.logprobs import ChatLogprobs
+from fastserve_ray.serve.wire.sampling import MAX_TOP_LOGPROBS, SamplingRequest
+
+if TYPE_CHECKING:
+    from fastserve_ray.engines.protocol import SamplingParams
 
 
 class TextPart(WireRequest):
@@ -49,9 +54,13 @@ class ChatRequest(SamplingRequest):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """The older name of ``max_completion_tokens``."""
 
-    logprobs: UnsupportedFlag = None
-    top_logprobs: UnsupportedNumber = None
-    response_format: Annotated[JsonValue, OnlyNeutral(({"type": "text"},))] = None
+    logprobs: bool | None = None
+    """Tell the log probability of each token."""
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """With ``logprobs``: also of so many most probable ones."""
+    response_format: ResponseFormat | None = None
+    """What the answer must be as a whole, unless the token limit cuts it short."""
+
     tools: UnsupportedList = None
     tool_choice: Annotated[JsonValue, OnlyNeutral(("none",))] = None
     parallel_tool_calls: Annotated[JsonValue, OnlyNeutral((False, True))] = None
@@ -71,7 +80,21 @@ class ChatRequest(SamplingRequest):
             raise PydanticCustomError(
                 "conflict", "max_tokens and max_completion_tokens differ; send one of them", {"param": "max_tokens"}
             )
+        if self.top_logprobs and not self.logprobs:
+            raise PydanticCustomError(
+                "top_logprobs", "top_logprobs needs logprobs to be true", {"param": "top_logprobs"}
+            )
         return self
+
+    @property
+    def sampling(self) -> SamplingParams:
+        constraint = None if self.response_format is None else self.response_format.constraint
+        return replace(
+            super().sampling,
+            logprobs=bool(self.logprobs),
+            top_logprobs=self.top_logprobs or 0,
+            constraint=constraint,
+        )
 
     @property
     def token_limit(self) -> int | None:
@@ -87,7 +110,7 @@ class AnswerMessage(WireAnswer):
 class ChatChoice(WireAnswer):
     index: int
     message: AnswerMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: str | None
 
 
@@ -110,7 +133,7 @@ class Delta(WireAnswer):
 class ChunkChoice(WireAnswer):
     index: int
     delta: Delta
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
 
 

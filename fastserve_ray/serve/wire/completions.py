@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, JsonValue
 
-from fastserve_ray.serve.wire.base import OnlyNeutral, Unsupported, UnsupportedFlag, Usage, WireAnswer
-from fastserve_ray.serve.wire.sampling import SamplingRequest
+from fastserve_ray.serve.wire.base import OnlyNeutral, UnsupportedFlag, Usage, WireAnswer
+from fastserve_ray.serve.wire.logprobs import CompletionLogprobs
+from fastserve_ray.serve.wire.sampling import MAX_TOP_LOGPROBS, SamplingRequest
+
+if TYPE_CHECKING:
+    from fastserve_ray.engines.protocol import SamplingParams
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for completions."""
@@ -27,10 +32,16 @@ class CompletionRequest(SamplingRequest):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Tokens to generate for each choice at most; default 16."""
 
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """Tell the log probability of each token, and of so many most probable ones."""
+
     best_of: Annotated[JsonValue, OnlyNeutral((1,))] = None
     echo: UnsupportedFlag = None
-    logprobs: Unsupported = None
     suffix: Annotated[JsonValue, OnlyNeutral(("",))] = None
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return replace(super().sampling, logprobs=self.logprobs is not None, top_logprobs=self.logprobs or 0)
 
     @property
     def prompts(self) -> tuple[str | tuple[int, ...], ...]:
@@ -46,7 +57,7 @@ class CompletionRequest(SamplingRequest):
 class CompletionChoice(WireAnswer):
     index: int
     text: str
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
     finish_reason: str | None
 
 
