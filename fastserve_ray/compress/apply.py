@@ -19,7 +19,7 @@ from fastserve_ray.compress.table import apply_step
 from fastserve_ray.errors import CompressionError
 from fastserve_ray.events.progress import Progress, silent
 from fastserve_ray.models.compressed import is_compressed, save_compressed
-from fastserve_ray.models.loading import load_pretrained, save_model
+from fastserve_ray.models.loading import has_adapter, load_pretrained, save_model
 from fastserve_ray.spec import CompressStep, QuantizeStep
 from fastserve_ray.tasks.evaluate import evaluate
 from fastserve_ray.tasks.table import load_task
@@ -56,6 +56,8 @@ def compress_model_folder(
     """
     if is_compressed(folder):
         raise CompressionError("the model is compressed already", value=str(folder), key="compress")
+    if has_adapter(folder):
+        raise CompressionError("the model needs its learned prompt", value=str(folder), key="train.adapter.kind")
     loaded = load_pretrained(folder, task)
     models: dict[str, Any] = {"parent": loaded.model}
     model = loaded.model

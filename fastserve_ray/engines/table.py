@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastserve_ray.errors import EngineError
 from fastserve_ray.lazy import LazyTable
 from fastserve_ray.spec.serve import EngineSpec
 
@@ -26,6 +27,15 @@ def open_engine(folder: str | Path, task: TaskName, spec: EngineSpec | None = No
         ModelError: the model cannot be loaded.
         EngineError: the engine cannot run this model; the message says why.
     """
+    from fastserve_ray.models.loading import has_adapter
+
+    if has_adapter(folder):
+        raise EngineError(
+            "this model needs its learned prompt, which no engine runs",
+            value=str(folder),
+            allowed="a model trained with adapter.kind lora, adalora or ia3, or without an adapter",
+            key="train.adapter.kind",
+        )
     spec = spec if spec is not None else EngineSpec()
     engine: GenerateEngine | BatchEngine = ENGINES.load(spec.kind)(folder, task, spec)
     return engine

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 COMPRESSION_FILE = "compression.json"
 """Present in the folder of a compressed artifact only."""
 
+ADAPTER_FOLDER = "adapter"
+"""Below a model's folder: a learned prompt or prefix, which its weights cannot hold."""
+
 _LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
 """What transformers raises for folders and hub ids that it cannot use."""
 
@@ -119,7 +122,20 @@ def load_pretrained(
     _refuse_missing_weights(model, report, task, reference)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    return LoadedModel(model.eval(), tokenizer, task)
+    return LoadedModel(_with_adapter(model, reference).eval(), tokenizer, task)
+
+
+def has_adapter(folder: str | Path) -> bool:
+    """Whether a published model is more than its weights."""
+    return (Path(folder) / ADAPTER_FOLDER / "adapter_config.json").is_file()
+
+
+def _with_adapter(model: Any, reference: str | Path) -> Any:
+    if not has_adapter(reference):
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(Path(reference) / ADAPTER_FOLDER))
 
 
 def build_from_config(

@@ -1,5 +1,14 @@
 """The YAML file as frozen pydantic models, one module a section; imports neither torch nor ray."""
 
+from fastserve_ray.spec.adapter import (
+    AdaLoraAdapter,
+    AdapterSpec,
+    Ia3Adapter,
+    LoraAdapter,
+    OtherAdapter,
+    PrefixAdapter,
+    PromptAdapter,
+)
 from fastserve_ray.spec.cluster import ClusterSpec
 from fastserve_ray.spec.compress import CompressStep, PruneStep, QuantizeStep
 from fastserve_ray.spec.data import Columns, DataSource, DataSpec, FilesSource, HeldOut, PythonDocsSource
@@ -11,6 +20,8 @@ from fastserve_ray.spec.tune import Choice, GridSearch, LogUniform, RandomIntege
 from fastserve_ray.spec.verify import VerifySpec
 
 __all__ = [
+    "AdaLoraAdapter",
+    "AdapterSpec",
     "AutoscalingSpec",
     "CheckpointSpec",
     "Choice",
@@ -23,9 +34,14 @@ __all__ = [
     "FilesSource",
     "GridSearch",
     "HeldOut",
+    "Ia3Adapter",
     "LogUniform",
+    "LoraAdapter",
     "ModelSpec",
+    "OtherAdapter",
     "ParallelSpec",
+    "PrefixAdapter",
+    "PromptAdapter",
     "PruneStep",
     "PythonDocsSource",
     "QuantizeStep",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fastserve_ray.spec.adapter import AdapterSpec, Names
 from fastserve_ray.spec.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 Precision = Literal["fp32", "bf16"]
@@ -75,7 +76,7 @@ class TrainSpec(Section):
     warmup_ratio: Fraction = 0.0
     """Part of all steps in which the learning rate rises linearly from zero."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's decoupled decay (arXiv 1711.05101); biases and norms are left out."""
+    """AdamW's decoupled decay (arXiv 1711.05101); biases and norms are left out, embeddings are not."""
     adam_beta1: Fraction = 0.9
     adam_beta2: Fraction = 0.999
     adam_epsilon: PositiveFloat = 1e-8
@@ -83,6 +84,12 @@ class TrainSpec(Section):
     """Global gradient norm is clipped to this; 0 turns clipping off."""
     precision: Precision = "fp32"
     """bf16 trains with autocast; on CPUs without bf16 units it is slower than fp32."""
+    adapter: AdapterSpec | None = None
+    """Train an adapter in place of the model's own weights; left out: full fine-tuning."""
+    freeze: Names = ()
+    """Name patterns (fnmatch) of parameters that stay as they are, such as ``model.embed_tokens.*``."""
+    layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of a layer over that of the layer above it; the embeddings come below the first layer."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     parallel: ParallelSpec = ParallelSpec()

@@ -36,7 +36,10 @@ def union_members(annotation: object) -> list[tuple[str | None, object]]:
     bare, metadata = unwrap(annotation)
     if get_origin(bare) not in (Union, UnionType):
         return [(_tag_of(bare, metadata), annotation)]
-    return [(_tag_of(*unwrap(member)), member) for member in get_args(bare) if member is not NoneType]
+    members = [member for member in get_args(bare) if member is not NoneType]
+    if len(members) == 1 and get_origin(unwrap(members[0])[0]) in (Union, UnionType):
+        return union_members(members[0])  # a choice of sections that may be left out
+    return [(_tag_of(*unwrap(member)), member) for member in members]
 
 
 def literal_values(annotation: object) -> tuple[object, ...]:

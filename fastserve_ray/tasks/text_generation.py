@@ -49,7 +49,7 @@ class TextGeneration:
         batch = _suited(model, batch)
         names = ("input_ids", "position_ids" if "position_ids" in batch else "attention_mask")
         logits = model(**{name: batch[name] for name in names}, use_cache=False).logits
-        logits = logits[:, :-1].flatten(0, 1).float()
+        logits = logits[:, -batch["labels"].shape[1] : -1].flatten(0, 1).float()  # after a learned prompt's own
         labels = batch["labels"][:, 1:].flatten()
         counted = labels != IGNORED
         return LossSum(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from fastserve_ray.training.adapters.protocol import Adapter
+
 
 def go_on(step: int, metrics: dict[str, float]) -> bool:
     """An evaluation that nobody waits for."""
@@ -49,7 +51,7 @@ class TrainResult:
     """What training leaves behind."""
 
     model: torch.nn.Module
-    """The module on this worker; with ZeRO-3 its parameters are only parts."""
+    """The module on this worker; with ZeRO-3 its parameters are only parts. On worker 0 an adapter is merged in."""
     tokenizer: Any
     state_dict: dict[str, torch.Tensor] | None
     """The full weights on the CPU on worker 0, None on the others."""
@@ -57,10 +59,34 @@ class TrainResult:
     """``eval_*`` of the last evaluation, ``train_loss`` of the last step, ``seconds``, ``tokens_per_second``."""
     num_steps: int
     """Optimizer steps in all, those before a resume included."""
+    adapter: Adapter | None = None
+    """What the weights cannot hold by themselves."""
 
     def save(self, folder: Path) -> None:
         """Write a Hugging Face folder with float32 weights; on worker 0."""
         from fastserve_ray.models.loading import save_model
 
         assert self.state_dict is not None, "only worker 0 has the weights"
+        if self.adapter is not None:
+            self.adapter.save(self.model, self.state_dict, self.tokenizer, folder)
+            return
         save_model(self.model, self.tokenizer, folder, state_dict=self.state_dict)
+
+
+def train_result(
+    module: torch.nn.Module,
+    tokenizer: Any,
+    state_dict: dict[str, torch.Tensor] | None,
+    metrics: dict[str, float],
+    num_steps: int,
+) -> TrainResult:
+    """The result, with an adapter merged where that can be."""
+    from fastserve_ray.training.adapters.table import adapter_of
+
+    adapter = adapter_of(module)
+    if adapter is None or state_dict is None:
+        return TrainResult(module, tokenizer, state_dict, metrics, num_steps)
+    if not adapter.is_mergeable:
+        return TrainResult(module, tokenizer, state_dict, metrics, num_steps, adapter)
+    merged = adapter.merged(module, state_dict)
+    return TrainResult(merged, tokenizer, dict(merged.state_dict()), metrics, num_steps)

@@ -6,8 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastserve_ray.models.loading import build_from_config, load_pretrained, load_tokenizer
+from fastserve_ray.errors import ModelError
+from fastserve_ray.models.loading import build_from_config, has_adapter, load_pretrained, load_tokenizer
 from fastserve_ray.tasks.packed import keeps_documents_apart
+from fastserve_ray.training.adapters.freeze import freeze
+from fastserve_ray.training.adapters.protocol import Occasion
+from fastserve_ray.training.adapters.table import attach
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,10 +40,11 @@ class TrainJob:
 
 
 def build_model(job: TrainJob, dataset: PreparedDataset) -> tuple[torch.nn.Module, Any]:
-    """The model to train, in float32, and its tokenizer; the same weights on every worker.
+    """The model to train, in float32, and its tokenizer; the same weights on every worker. What is not trained requires
+    no gradient.
 
     Raises:
-        ModelError: the model cannot be loaded or built.
+        ModelError: the model cannot be loaded or built, or what is to be trained of it is not there.
     """
     labels, spec = dataset.info.label_names, job.model
     if spec.base is None:
@@ -56,6 +61,14 @@ def build_model(job: TrainJob, dataset: PreparedDataset) -> tuple[torch.nn.Modul
             seed=job.train.seed,
         )
         model, tokenizer = loaded.model, loaded.tokenizer
+    if has_adapter(spec.base or ""):
+        raise ModelError(
+            "the base needs its learned prompt", value=spec.base, allowed="a model without one", key="model.base"
+        )
+    freeze(model, job.train.freeze)
+    if job.train.adapter is not None:
+        total = job.total_steps(len(dataset.train))
+        model = attach(model, job.train.adapter, Occasion(spec.task, total, job.train.seed, spec.base, tokenizer))
     if "lengths" in dataset.train[0]:
         keeps_documents_apart(model)  # while its weights are whole
     if job.train.gradient_checkpointing:

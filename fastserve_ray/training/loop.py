@@ -20,7 +20,7 @@ from fastserve_ray.tasks.table import load_task
 from fastserve_ray.training.batches import BatchPlan
 from fastserve_ray.training.evaluation import evaluate_together
 from fastserve_ray.training.failures import diverged, memory_errors
-from fastserve_ray.training.hooks import Hooks, TrainResult
+from fastserve_ray.training.hooks import Hooks, TrainResult, train_result
 from fastserve_ray.training.job import TrainJob, build_model
 from fastserve_ray.training.precision import precision_warning
 from fastserve_ray.training.schedule import learning_rate
@@ -87,7 +87,7 @@ class TrainingLoop:
             self._checkpoint(number)
         self.metrics["seconds"] = perf_counter() - started
         self.model.eval()
-        return TrainResult(self.model, self.tokenizer, self.strategy.full_state_dict(), self.metrics, number)
+        return train_result(self.model, self.tokenizer, self.strategy.full_state_dict(), self.metrics, number)
 
     def _train_step(self, step: int) -> tuple[float, float]:
         """Optimizer step ``step`` (from 0); the mean loss and the input tokens over the global batch."""

@@ -55,6 +55,10 @@ class Golden:
         return self.largest_gap <= self.tolerance
 
 
+NOT_SERVED = Golden(0, 0, 0, 0, 0.0, 0.0, 1.0)
+"""Of a model that no engine runs: there is nothing to replay."""
+
+
 @dataclass(frozen=True)
 class Fidelity:
     """How the engine compares with plain transformers on one input."""

@@ -70,13 +70,16 @@ class VerificationResult:
 
     def page(self) -> str:
         """For a person."""
-        golden = self.golden
         lines = ["# Verification: " + ("passed" if self.is_passed else "FAILED"), ""]
         lines += [f"- {'passed' if f.is_passed else 'FAILED'}: {f.words()}" for f in self.findings]
-        lines += [
+        lines += self._replayed() if self.golden.num_inputs else ["- no engine runs this model: nothing was replayed"]
+        lines += [f"- {name}: {value:.4f}" for name, value in sorted(self.metrics.items())]
+        return "\n".join(lines) + "\n"
+
+    def _replayed(self) -> list[str]:
+        golden = self.golden
+        return [
             f"- engine against plain transformers on {golden.num_inputs} golden inputs: {golden.num_equal} of "
             f"{golden.num_compared} answers equal, {golden.num_ties} inputs differ from a tie on",
             f"- agreement with the trained parent: {golden.agreement:.1%} (at least {self.min_agreement:.1%} wanted)",
         ]
-        lines += [f"- {name}: {value:.4f}" for name, value in sorted(self.metrics.items())]
-        return "\n".join(lines) + "\n"

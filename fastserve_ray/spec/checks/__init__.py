@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastserve_ray.spec.checks.adapter import check_adapter
 from fastserve_ray.spec.checks.cluster import check_cluster
 from fastserve_ray.spec.checks.compress import check_compress, check_verify
 from fastserve_ray.spec.checks.data import check_data, check_stages
@@ -25,6 +26,7 @@ _RULES: tuple[Callable[[RunSpec], Iterable[Finding]], ...] = (
     check_model,
     check_data,
     check_train,
+    check_adapter,
     check_parallel,
     check_tune,
     check_compress,

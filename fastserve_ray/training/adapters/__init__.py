@@ -1,0 +1,1 @@
+"""Transfer learning with few trained weights: adapters through peft, one file a family, and frozen parameters."""
