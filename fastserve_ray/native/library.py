@@ -1,4 +1,4 @@
-"""Builds ``linears.cpp`` for this CPU, once, and loads it.
+"""Builds ``decoder.cpp``, which includes ``linears.cpp``, for this CPU, once, and loads it.
 
 The result lies in the cache folder under a name made of the source, the flags and the compiler, so that a change of
 any of them builds anew, and machines of one network file system that differ do not share. Without a compiler, on
@@ -22,9 +22,10 @@ from fastserve_ray.storage.lock import FileLock
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("linears.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("decoder.cpp", "linears.cpp"))
+"""The first is compiled and includes the second."""
 BUILD_TIMEOUT_S = 120
-VERSION = 1
+VERSION = 2
 """Of the functions; `fs_version` must say the same."""
 _FLAGS = ("-O3", "-fPIC", "-std=c++17", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")
@@ -39,12 +40,15 @@ LEVELS: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
 )
 """(name, flags of /proc/cpuinfo that it needs, flags of the compiler), the fastest first."""
 
-_POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_POINTER, _INT64, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "fs_pack_float": (_POINTER, _INT64, _INT64, _INT64, _INT64, _POINTER, _INT),
     "fs_pack_int8": (_POINTER, _INT64, _INT64, _INT, _POINTER, _INT),
     "fs_float": (_POINTER, _POINTER, _POINTER, _POINTER, _INT64, _INT64, _INT64, _INT),
     "fs_mixed": (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT64, _INT64, _INT64, _INT),
+    "fs_layer_in": (*(_POINTER,) * 8, _INT64, _INT),
+    "fs_layer_out": (_POINTER, _POINTER, _POINTER, _INT64, _INT),
+    "fs_attend": (*(_POINTER,) * 6, _FLOAT, _POINTER, _INT64, _INT),
     "fs_int8": (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _INT64, _INT64, _INT64, _INT),
 }
 
@@ -100,7 +104,8 @@ def _built(level: str, flags: tuple[str, ...]) -> Path:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
     if compiler is None:
         raise RuntimeError("there is no C++ compiler; install g++ or set CXX")
-    digest = hashlib.sha256(SOURCE.read_bytes() + "\0".join([compiler, *flags]).encode()).hexdigest()[:16]
+    sources = b"".join(source.read_bytes() for source in SOURCES)
+    digest = hashlib.sha256(sources + "\0".join([compiler, *flags]).encode()).hexdigest()[:16]
     folder = cache_root() / "native"
     target = folder / f"linears-{level}-{digest}.so"
     if target.exists():
@@ -123,7 +128,7 @@ def _compile(compiler: str, flags: tuple[str, ...], target: Path) -> None:
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         compiled, linked = Path(folder, "linears.o"), Path(folder, "linears.so")
-        _run([compiler, *flags, "-c", str(SOURCE), "-o", str(compiled)])
+        _run([compiler, *flags, "-c", str(SOURCES[0]), "-o", str(compiled)])
         _run([compiler, "-shared", str(compiled), "-o", str(linked)])
         linked.replace(target)
 

@@ -56,6 +56,21 @@ def running(step: Step) -> Iterator[None]:
         _step.reset(token)
 
 
+def current_step() -> Step:
+    """The forward pass in progress in this thread.
+
+    Raises:
+        EngineError: there is none: somebody calls a model that an engine has taken over.
+    """
+    step = _step.get(None)
+    if step is None:
+        raise EngineError(
+            "this model belongs to a FastServe engine and cannot be called by itself",
+            hint="load a second copy, or call model.set_attn_implementation('sdpa') when the engine is gone",
+        )
+    return step
+
+
 def step_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -69,12 +84,7 @@ def step_attention(
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """The function that transformers calls; masks are the step's own, and there is no dropout at inference."""
-    step = _step.get(None)
-    if step is None:
-        raise EngineError(
-            "this model belongs to a FastServe engine and cannot be called by itself",
-            hint="load a second copy, or call model.set_attn_implementation('sdpa') when the engine is gone",
-        )
+    step = current_step()
     return step.attend(module, query, key, value, scaling=scaling, sliding_window=sliding_window, **others), None
 
 

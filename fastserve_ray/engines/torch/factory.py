@@ -10,6 +10,7 @@ import torch
 from fastserve_ray.engines.torch.block_pool import BlockPool
 from fastserve_ray.engines.torch.classifier import TorchClassifier
 from fastserve_ray.engines.torch.engine import TorchEngine
+from fastserve_ray.engines.torch.fused import fuse_layers
 from fastserve_ray.engines.torch.kv_cache import BLOCK_SIZE, LayerShape
 from fastserve_ray.engines.torch.limits import choose_max_model_len
 from fastserve_ray.engines.torch.linears import prepare_linears
@@ -73,6 +74,7 @@ def build_generate_engine(model: Any, tokenizer: Any, spec: EngineSpec) -> Torch
     with refusing(model):
         layers = adopt(model)
         prepare_linears(model)
+        fuse_layers(model, layers)
         check_logits(model, layers, expected)
     pool = make_block_pool(spec, layers, max_model_len, free_memory(model.device))
     host = BlockPool(spec.kv_host_tokens // BLOCK_SIZE, BLOCK_SIZE) if spec.kv_host_tokens >= BLOCK_SIZE else None

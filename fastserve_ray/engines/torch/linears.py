@@ -86,7 +86,7 @@ def _is_on_cpu(tensor: torch.Tensor) -> bool:
     return bool(tensor.device.type == "cpu")
 
 
-class _Packed(nn.Module):
+class PackedLayer(nn.Module):
     """What the packed layers share: shapes, bias, and the way of rows in and out.
 
     Attributes:
@@ -128,7 +128,7 @@ def _address(tensor: torch.Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-class PackedLinear(_Packed):
+class PackedLinear(PackedLayer):
     """``nn.Linear`` or GPT-2's ``Conv1D`` in float32."""
 
     def __init__(self, module: nn.Module, library: ctypes.CDLL) -> None:
@@ -170,7 +170,7 @@ class PackedEmbedding(nn.Module):
         return self._layer[0].rows_of(ids)
 
 
-class _PackedInt8(_Packed):
+class _PackedInt8(PackedLayer):
     """Int8 weights and a scale for each output."""
 
     scale: torch.Tensor

@@ -98,6 +98,20 @@ class PromptChunk:
         return output[0].transpose(0, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class DecodeTable:
+    """The slots of the rows that read one token each, side by side; those of row r end at ``ends[r]``."""
+
+    slots: np.ndarray
+    """int64"""
+    ends: np.ndarray
+    """(rows,) int64, ascending."""
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.ends)
+
+
 def _select(pool: torch.Tensor, slots: Slots) -> torch.Tensor:
     return pool[slots] if isinstance(slots, slice) else pool.index_select(0, slots)
 
@@ -115,8 +129,11 @@ class RaggedStep:
         self._device = cache.keys[0].device
         self._dtype = cache.keys[0].dtype
         self._min_len_in_place = MIN_BYTES_IN_PLACE // cache.bytes_per_token_and_layer
-        self._new_slots = self._tensor(np.concatenate([span.slots[span.start : span.end] for span in spans]))
+        self.new_slots = self._tensor(np.concatenate([span.slots[span.start : span.end] for span in spans]))
         self._plans: dict[int | None, list[DecodeGroup | PromptChunk]] = {}
+        self._chunks: dict[int | None, list[PromptChunk]] = {}
+        self._num_decoding = sum(span.num_tokens == 1 for span in spans)
+        self._tables: dict[int | None, DecodeTable] = {}
         self._layer = 0
 
     def attend(
@@ -130,21 +147,44 @@ class RaggedStep:
         sliding_window: int | None,
         **others: Any,
     ) -> torch.Tensor:
-        keys, values = self._cache.keys[self._layer], self._cache.values[self._layer]
-        self._layer += 1
-        keys.index_copy_(0, self._new_slots, key[0].transpose(0, 1))
-        values.index_copy_(0, self._new_slots, value[0].transpose(0, 1))
+        keys, values = self.next_pools()
+        keys.index_copy_(0, self.new_slots, key[0].transpose(0, 1))
+        values.index_copy_(0, self.new_slots, value[0].transpose(0, 1))
         rows = query[0].transpose(0, 1)
         outputs = [piece.attend(rows, keys, values, scaling) for piece in self._plan(sliding_window)]
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None]
 
+    def next_pools(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the layer whose turn it is; each call is the next layer's."""
+        layer = self._layer
+        self._layer += 1
+        return self._cache.keys[layer], self._cache.values[layer]
+
+    def decode_table(self, window: int | None) -> DecodeTable:
+        """The rows that decode, for attention that reads the slots in place."""
+        table = self._tables.get(window)
+        if table is None:
+            decoding = self._spans[: self._num_decoding]
+            seen = [span.slots[span.end - _num_seen(span, window) : span.end] for span in decoding]
+            slots: np.ndarray = np.concatenate(seen) if seen else np.empty(0, dtype=np.int64)
+            table = DecodeTable(slots, np.cumsum([len(each) for each in seen], dtype=np.int64))
+            self._tables[window] = table
+        return table
+
+    def prompt_chunks(self, window: int | None) -> Sequence[PromptChunk]:
+        """All rows that do not decode."""
+        chunks = self._chunks.get(window)
+        if chunks is None:
+            chunks = [self._chunk(span, window) for span in self._spans[self._num_decoding :]]
+            self._chunks[window] = chunks
+        return chunks
+
     def _plan(self, window: int | None) -> list[DecodeGroup | PromptChunk]:
         plan = self._plans.get(window)
         if plan is None:
-            num_decoding = sum(span.num_tokens == 1 for span in self._spans)
-            decoding, chunks = self._spans[:num_decoding], self._spans[num_decoding:]
+            decoding = self._spans[: self._num_decoding]
             groups = [self._group(spans, window) for spans in group_spans(decoding, window, self._min_len_in_place)]
-            plan = [*groups, *(self._chunk(span, window) for span in chunks)]
+            plan = [*groups, *self.prompt_chunks(window)]
             self._plans[window] = plan
         return plan
 
