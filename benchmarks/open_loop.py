@@ -120,8 +120,13 @@ class Bench:
         *,
         knows_lengths: bool = False,
         stop_after: float = float("inf"),
+        max_open: int | None = None,
     ) -> MeasuredRun:
-        """Until all of ``arrivals`` have ended, or for ``stop_after`` seconds."""
+        """Until all of ``arrivals`` have ended, or for ``stop_after`` seconds.
+
+        Args:
+            max_open: a closed loop: requests come when fewer than so many are here.
+        """
         clock = self._clock()
         scheduler = self._scheduler(spec, clock)
         run = _Run(self._engine(scheduler), scheduler, self._runner, clock)
@@ -129,7 +134,7 @@ class Bench:
             (arrival, self._request(number, arrival, knows_lengths)) for number, arrival in enumerate(arrivals)
         )
         while (to_come or run.engine.has_work()) and clock.now() < stop_after:
-            while to_come and to_come[0][0].at <= clock.now():
+            while to_come and to_come[0][0].at <= clock.now() and (max_open is None or run.num_open < max_open):
                 run.add(*to_come.popleft())
             if run.engine.has_work():
                 run.step()
@@ -184,6 +189,11 @@ class _Run:
         self._steps: list[tuple[StepLoad, float]] = []
         self._num_tokens = 0
         self._swapping_before = runner.seconds_swapping
+
+    @property
+    def num_open(self) -> int:
+        """Requests that are here."""
+        return len(self._open)
 
     def add(self, arrival: Arrival, request: GenerateRequest) -> None:
         self.engine.add_request(request)

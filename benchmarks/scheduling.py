@@ -10,8 +10,8 @@ by arithmetic.
 Every repeat measures the capacity anew and draws other arrival times; figures are medians over the repeats, and ratios
 medians of what each repeat gave, with the smallest and the largest beside.
 
-    python -m benchmarks.scheduling [--quick] [--traces FOLDER] [--only NAME] [--simulate-only] [--loads N,N]
-        [--repeats N] [--clock wall|cpu] [--threads N] [--seconds N] [--json FILE]
+    python -m benchmarks.scheduling [--quick] [--traces FOLDER] [--only NAME] [--simulate-only|--engine-only]
+        [--loads N,N] [--repeats N] [--clock wall|cpu] [--threads N] [--seconds N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ POLICIES = ("fcfs", "skip-join-mlfq", "srpt")
 LOADS = (0.7, 0.9, 1.1)
 SHAPE = SHAPES[1]
 NUM_SATURATING = 2000
-"""Requests that are there at once when capacity is measured: more than are served meanwhile."""
+"""Requests when capacity is measured: more than are served meanwhile."""
+NUM_OPEN = 4
+"""Of which are there at once, times ``max_num_seqs``: always some that wait, and no more, since thousands of waiting
+requests take time to put in order, in every step."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def main() -> None:
     rows = []
     if not args.simulate_only:
         rows += _rows_here(here, CLOCKS[args.clock], traces, args.only, repeats=args.repeats)
-    for setting, profile, times in simulated:
+    for setting, profile, times in () if args.engine_only else simulated:
         for load in setting.workloads(traces, args.only):
             rows += _rows_simulated(setting, profile, times, load, repeats=args.repeats)
     report("scheduling policies, open-loop", rows, json_file=args.json)
@@ -142,7 +145,9 @@ def _arguments() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--traces", type=Path, metavar="FOLDER", help="default: $FASTSERVE_SHARED/data/traces")
     parser.add_argument("--only", metavar="NAME", help="workloads whose name has this in it")
-    parser.add_argument("--simulate-only", action="store_true", help="only machines of recorded or computed costs")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--simulate-only", action="store_true", help="only machines of recorded or computed costs")
+    where.add_argument("--engine-only", action="store_true", help="only this machine, and its own simulation")
     parser.add_argument("--loads", type=_loads, help="of capacity, with commas between; default 0.7,0.9,1.1")
     parser.add_argument("--repeats", type=int, default=1, help="of every run")
     parser.add_argument("--seconds", type=float, help=f"in which requests come, each run; default {HERE.seconds}")
@@ -197,11 +202,12 @@ def calibrate(setting: Setting, bench: Bench, load: Workload) -> Calibration:
     """Capacity with a full batch; the time model from smaller ones too, since one size does not tell a row's cost."""
     spec = setting.spec_of("fcfs")
     requests = load.at_once(NUM_SATURATING)
-    run = bench.run(requests, spec, stop_after=setting.calibration_seconds)
+    num_open = NUM_OPEN * spec.max_num_seqs
+    run = bench.run(requests, spec, stop_after=setting.calibration_seconds, max_open=num_open)
     steps = list(run.steps)
     for num_seqs in (1, spec.max_num_seqs // 4):
         small = spec.model_copy(update={"max_num_seqs": num_seqs})
-        steps += bench.run(requests, small, stop_after=setting.calibration_seconds / 4).steps
+        steps += bench.run(requests, small, stop_after=setting.calibration_seconds / 4, max_open=num_open).steps
     return Calibration(bench.profile, TimeModel.fit(steps), run.num_tokens / run.seconds)
 
 
