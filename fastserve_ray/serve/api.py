@@ -14,7 +14,15 @@ from starlette.exceptions import HTTPException
 from fastserve_ray import __version__
 from fastserve_ray.serve import sse
 from fastserve_ray.serve.answers import Answers, ChatAnswers, CompletionAnswers, classify_answer, usage_of
-from fastserve_ray.serve.calls import Classified, ClassifyCall, Frame, GenerateCall
+from fastserve_ray.serve.calls import (
+    Classified,
+    ClassifyCall,
+    DetokenizeCall,
+    Frame,
+    GenerateCall,
+    TokenizeCall,
+    Tokenized,
+)
 from fastserve_ray.serve.failures import Failure, RequestFailed, internal, of_validation, unavailable, unknown_model
 from fastserve_ray.serve.metrics import CONTENT_TYPE, ServerMetrics
 from fastserve_ray.serve.middleware import Observed
@@ -22,6 +30,7 @@ from fastserve_ray.serve.wire.base import ErrorAnswer, ModelCard, ModelList, Wir
 from fastserve_ray.serve.wire.chat import ChatAnswer, ChatRequest
 from fastserve_ray.serve.wire.classify import ClassifyAnswer, ClassifyRequest
 from fastserve_ray.serve.wire.completions import DEFAULT_MAX_TOKENS, CompletionAnswer, CompletionRequest
+from fastserve_ray.serve.wire.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -37,6 +46,8 @@ REQUEST_MODELS: dict[str, type[WireRequest]] = {
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
     "/v1/classify": ClassifyRequest,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
 }
 
 
@@ -105,6 +116,18 @@ class Inference:
         self._metrics.prompt_tokens.labels(model.name).inc(result.num_tokens)
         return classify_answer(_identity("classify"), model.name, result)
 
+    async def tokenize(self, body: TokenizeRequest) -> TokenizeAnswer:
+        model = self.gateway.find(body.model, "text-generation")
+        messages = None if body.messages is None else tuple(message.for_template() for message in body.messages)
+        call = TokenizeCall(body.prompt or "", messages, body.add_special_tokens, body.add_generation_prompt)
+        found: Tokenized = await self.gateway.call(model, "tokenize", call)
+        return TokenizeAnswer(
+            count=len(found.token_ids),
+            max_model_len=found.max_model_len,
+            tokens=list(found.token_ids),
+            token_strs=list(found.texts) if body.return_token_strs else None,
+        )
+
 
 def _add_inference(app: FastAPI, inference: Inference) -> None:
     @app.post("/v1/completions", response_model=CompletionAnswer)
@@ -144,6 +167,16 @@ def _add_inference(app: FastAPI, inference: Inference) -> None:
     @app.post("/v1/classify", response_model=ClassifyAnswer)
     async def classify(body: Annotated[ClassifyRequest, Body()]) -> Response:
         return json_response(await inference.classify(body))
+
+    @app.post("/tokenize", response_model=TokenizeAnswer)
+    async def tokenize(body: Annotated[TokenizeRequest, Body()]) -> Response:
+        return json_response(await inference.tokenize(body))
+
+    @app.post("/detokenize", response_model=DetokenizeAnswer)
+    async def detokenize(body: Annotated[DetokenizeRequest, Body()]) -> Response:
+        model = inference.gateway.find(body.model, "text-generation")
+        text = await inference.gateway.call(model, "detokenize", DetokenizeCall(tuple(body.tokens)))
+        return json_response(DetokenizeAnswer(prompt=text))
 
 
 def _add_models(app: FastAPI, gateway: Gateway) -> None:

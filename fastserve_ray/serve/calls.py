@@ -34,6 +34,28 @@ class GenerateCall:
 
 
 @dataclass(frozen=True)
+class TokenizeCall:
+    prompt: str = ""
+    messages: tuple[Mapping[str, str], ...] | None = None
+    """A conversation for the chat template, instead of ``prompt``."""
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    token_ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    """Of each token."""
+    max_model_len: int
+
+
+@dataclass(frozen=True)
+class DetokenizeCall:
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ClassifyCall:
     texts: tuple[str, ...]
 

@@ -25,10 +25,14 @@ def build_requests(call: GenerateCall, tokenizer: Any, max_model_len: int) -> li
         RequestFailed: no chat template, a conversation that the template refuses, an empty prompt, or one that with
             its completion is longer than the context.
     """
-    prompts = [_render(call.messages, tokenizer)] if call.messages is not None else call.prompts
+    prompts = [render(call.messages, tokenizer)] if call.messages is not None else call.prompts
     requests = []
     for number, prompt in enumerate(prompts):
-        ids = tuple(prompt) if not isinstance(prompt, str) else _tokenize(prompt, tokenizer, call.messages is None)
+        ids = (
+            tuple(prompt)
+            if not isinstance(prompt, str)
+            else tokenize(prompt, tokenizer, add_special_tokens=call.messages is None)
+        )
         limit = _token_limit(call, len(ids), max_model_len)
         requests.append(
             GenerateRequest(
@@ -42,7 +46,12 @@ def build_requests(call: GenerateCall, tokenizer: Any, max_model_len: int) -> li
     return requests
 
 
-def _render(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> str:
+def render(messages: Sequence[Mapping[str, str]], tokenizer: Any, *, add_generation_prompt: bool = True) -> str:
+    """The conversation as the model's chat template writes it.
+
+    Raises:
+        RequestFailed: there is no template, or it refuses the messages.
+    """
     from jinja2 import TemplateError
 
     if not has_chat_template(tokenizer):
@@ -54,15 +63,17 @@ def _render(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> str:
             )
         )
     try:
-        text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        text: str = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
     except TemplateError as error:
         reason = f"the model's chat template refuses these messages: {error}"
         raise RequestFailed(invalid(reason, param="messages", code="invalid_value")) from error
     return text
 
 
-def _tokenize(text: str, tokenizer: Any, add_special_tokens: bool) -> tuple[int, ...]:
-    """A chat template writes its special tokens itself."""
+def tokenize(text: str, tokenizer: Any, *, add_special_tokens: bool) -> tuple[int, ...]:
+    """A chat template writes its special tokens itself: its text is read without adding any."""
     return tuple(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
 
 

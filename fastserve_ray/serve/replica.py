@@ -8,10 +8,20 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.errors import EngineError, FastServeError
-from fastserve_ray.serve.calls import Classified, ClassifyCall, Frame, GenerateCall, ReplicaStatus
-from fastserve_ray.serve.failures import Failure, RequestFailed, internal, of_engine, unavailable
+from fastserve_ray.serve.calls import (
+    Classified,
+    ClassifyCall,
+    DetokenizeCall,
+    Frame,
+    GenerateCall,
+    ReplicaStatus,
+    ScoredToken,
+    TokenizeCall,
+    Tokenized,
+)
+from fastserve_ray.serve.failures import Failure, RequestFailed, internal, invalid, of_engine, unavailable
 from fastserve_ray.serve.frames import StreamFailed, merge_frames, merge_streams
-from fastserve_ray.serve.prompts import build_requests, has_chat_template
+from fastserve_ray.serve.prompts import build_requests, has_chat_template, render, tokenize
 from fastserve_ray.serve.spelling import Spelling
 
 if TYPE_CHECKING:
@@ -54,6 +64,30 @@ class GenerateReplica:
             return merge_frames([frame async for frame in await self._frames(call)])
         except (RequestFailed, StreamFailed, FastServeError) as error:
             return _failure(error)
+
+    async def tokenize(self, call: TokenizeCall) -> Tokenized | Failure:
+        try:
+            return await asyncio.to_thread(self._tokenized, call)
+        except RequestFailed as error:
+            return error.failure
+
+    async def detokenize(self, call: DetokenizeCall) -> str | Failure:
+        tokenizer: Any = self._engine.tokenizer
+        beyond = [token for token in call.token_ids if token >= len(tokenizer)]
+        if beyond:
+            message = f"token {beyond[0]} is not in this model's vocabulary of {len(tokenizer)}"
+            return invalid(message, param="tokens", code="invalid_value")
+        return str(await asyncio.to_thread(tokenizer.decode, list(call.token_ids)))
+
+    def _tokenized(self, call: TokenizeCall) -> Tokenized:
+        tokenizer: Any = self._engine.tokenizer
+        if call.messages is None:
+            ids = tokenize(call.prompt, tokenizer, add_special_tokens=call.add_special_tokens)
+        else:
+            text = render(call.messages, tokenizer, add_generation_prompt=call.add_generation_prompt)
+            ids = tokenize(text, tokenizer, add_special_tokens=False)
+        texts = tuple(ScoredToken(self._spelling.data(token), 0.0).text for token in ids)
+        return Tokenized(ids, texts, self._engine.max_model_len)
 
     async def status(self) -> ReplicaStatus:
         stats = self._engine.stats()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import openai
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fastserve_ray.serve.client import post
 from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.serve import ServeSpec
-from tests.integration.served import save_generator
+from tests.integration.served import CONTEXT, save_generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,3 +155,34 @@ def test_a_schema_that_cannot_be_read_is_a_400(client: openai.OpenAI) -> None:
 def test_the_rest_of_the_fields_are_taken(client: openai.OpenAI) -> None:
     body = {"min_p": 0.05, "min_tokens": 8, "ignore_eos": True, "priority": 3, "top_k": 5}
     assert complete(client, user="ann", extra_body=body).usage.completion_tokens == 8
+
+
+def test_tokens_and_back(app: ServedApp, folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = "the cat, ça va? 日本"
+    told = post(f"{app.url}/tokenize", {"model": "tiny", "prompt": text, "return_token_strs": True})
+    assert told["tokens"] == tokenizer(text)["input_ids"]
+    assert told["count"] == len(told["tokens"]) == len(told["token_strs"])
+    assert told["max_model_len"] == CONTEXT
+    plain = post(f"{app.url}/tokenize", {"model": "tiny", "prompt": text, "add_special_tokens": False})
+    assert plain["token_strs"] is None
+    assert post(f"{app.url}/detokenize", {"model": "tiny", "tokens": plain["tokens"]}) == {"prompt": text}
+    chat_tokens = post(f"{app.url}/tokenize", {"model": "tiny", "messages": MESSAGES})["tokens"]
+    assert tokenizer.decode(chat_tokens) == "user: the dog barked\nassistant:"
+    open_end = {"model": "tiny", "messages": MESSAGES, "add_generation_prompt": False}
+    assert len(post(f"{app.url}/tokenize", open_end)["tokens"]) < len(chat_tokens)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": "a", "messages": MESSAGES}, "prompt"),
+        ("/detokenize", {"tokens": [1_000_000]}, "tokens"),
+        ("/detokenize", {"tokens": [-1]}, "tokens"),
+    ],
+)
+def test_wrong_token_requests_name_the_field(app: ServedApp, path: str, body: dict[str, Any], named: str) -> None:
+    response = httpx.post(app.url + path, json={"model": "tiny", **body})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == named
