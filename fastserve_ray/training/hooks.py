@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from fastserve_ray.training.adapters.protocol import Adapter
+    from fastserve_ray.training.checkpoint.slices import Snapshot
 
 
 def go_on(step: int, metrics: dict[str, float]) -> bool:
@@ -38,10 +39,10 @@ class Hooks:
     """After an evaluation, with the step and all metrics so far; True ends training."""
     should_stop: Callable[[], bool] = never_stop
     """Asked after every step; True ends training with one more evaluation."""
-    on_checkpoint: Callable[[int, Callable[[Path], None]], None] | None = None
-    """Every ``checkpoint.every_steps``: gets the step and a function that writes this worker's part to a folder."""
+    on_checkpoint: Callable[[int, Snapshot], None] | None = None
+    """Every ``checkpoint.every_steps``: gets the step and this worker's part of a checkpoint."""
     resume_from: Path | None = None
-    """A folder with every worker's part of a checkpoint."""
+    """A folder with a checkpoint, of any strategy and any number of workers."""
     warn: Callable[[str], None] | None = None
     """On worker 0: a setting that does not suit this machine."""
 

@@ -18,6 +18,8 @@ from fastserve_ray.errors import DataError
 from fastserve_ray.tasks.evaluate import to_device
 from fastserve_ray.tasks.table import load_task
 from fastserve_ray.training.batches import BatchPlan
+from fastserve_ray.training.checkpoint.reader import CheckpointReader
+from fastserve_ray.training.checkpoint.slices import Snapshot
 from fastserve_ray.training.evaluation import evaluate_together
 from fastserve_ray.training.failures import diverged, memory_errors
 from fastserve_ray.training.hooks import Hooks, TrainResult, train_result
@@ -29,11 +31,7 @@ from fastserve_ray.training.strategies.table import make_strategy
 from fastserve_ray.training.world import World
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
-
-STEP_FILE = "step.txt"
 
 
 class TrainingLoop:
@@ -152,19 +150,20 @@ class TrainingLoop:
     def _checkpoint(self, number: int) -> None:
         is_due = number % self.train.checkpoint.every_steps == 0 and number < self.total_steps
         if is_due and self.hooks.on_checkpoint is not None:
-            self.hooks.on_checkpoint(number, lambda folder: self._write_checkpoint(folder, number))
+            self.hooks.on_checkpoint(number, self._snapshot(number))
 
-    def _write_checkpoint(self, folder: Path, number: int) -> None:
-        self.strategy.save(folder)
-        if self.world.is_first:
-            (folder / STEP_FILE).write_text(str(number))
+    def _snapshot(self, number: int) -> Snapshot:
+        """After ``number`` steps. Order of rows, dropout and learning rate follow from the step."""
+        state = {**self.strategy.state(), "step": number}
+        return Snapshot.take(self.strategy.slices(), state, rank=self.world.rank, num_ranks=self.world.size)
 
     def _resume(self) -> int:
         """How many steps are done."""
         if self.hooks.resume_from is None:
             return 0
-        self.strategy.load(self.hooks.resume_from)
-        return int((self.hooks.resume_from / STEP_FILE).read_text())
+        checkpoint = CheckpointReader(self.hooks.resume_from)
+        self.strategy.load(checkpoint)
+        return int(checkpoint.state["step"])
 
     def _warn_about_precision(self) -> None:
         warning = precision_warning(self.train.precision, self.world.device)

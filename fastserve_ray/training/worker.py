@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastserve_ray.artifacts.manifest import Manifest
+    from fastserve_ray.training.checkpoint.slices import Snapshot
     from fastserve_ray.training.hooks import Hooks, TrainResult
     from fastserve_ray.training.job import TrainJob
     from fastserve_ray.training.loop import TrainingLoop
@@ -148,7 +149,7 @@ def _checkpoint(stack: ExitStack, progress: Progress) -> Path | None:
     return folder
 
 
-def _report_checkpoint(step: int, write: Callable[[Path], None]) -> None:
+def _report_checkpoint(step: int, snapshot: Snapshot) -> None:
     """Every worker reports its own files; Ray merges them. The name is that of the step, so that a checkpoint which
     was cut short is written over by the next try."""
     import ray.train
@@ -156,7 +157,7 @@ def _report_checkpoint(step: int, write: Callable[[Path], None]) -> None:
     folder = Path(tempfile.mkdtemp(prefix="fastserve-checkpoint-"))
     try:
         with disk_errors(f"the checkpoint of step {step}"):
-            write(folder)
+            snapshot.write_folder(folder)
             checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report({"step": step}, checkpoint=checkpoint, checkpoint_dir_name=f"step-{step:08d}")
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from fastserve_ray.training.checkpoint.slices import Snapshot
     from fastserve_ray.training.job import TrainJob
     from fastserve_ray.training.world import World
 
@@ -103,7 +101,7 @@ def run_case(case: Case, world: World, folder: Path) -> Outcome:
     losses: list[float] = []
     hooks = Hooks(
         on_step=lambda step, loss: losses.append(loss),
-        on_checkpoint=partial(save_parts, folder, world) if case.resume else None,
+        on_checkpoint=partial(save_parts, folder) if case.resume else None,
     )
     try:
         result = TrainingLoop(case.job, world, hooks).run()
@@ -111,19 +109,13 @@ def run_case(case: Case, world: World, folder: Path) -> Outcome:
         return Outcome(losses, {}, {}, None, error)
     resumed = None
     if case.resume:
-        resumed = TrainingLoop(case.job, world, Hooks(resume_from=folder / "merged")).run().state_dict
+        resumed = TrainingLoop(case.job, world, Hooks(resume_from=folder)).run().state_dict
     return Outcome(losses, result.metrics, result.state_dict or {}, resumed, None)
 
 
-def save_parts(folder: Path, world: World, step: int, write: Callable[[Path], None]) -> None:
-    """Every rank writes to a folder of its own, and all are merged, as Ray Train does it."""
+def save_parts(folder: Path, step: int, snapshot: Snapshot) -> None:
+    """Every rank writes its part."""
     import torch.distributed as dist
 
-    own = folder / f"rank-{world.rank}"
-    own.mkdir(parents=True)
-    write(own)
-    dist.barrier()
-    if world.is_first:
-        for rank in range(world.size):
-            shutil.copytree(folder / f"rank-{rank}", folder / "merged", dirs_exist_ok=True)
+    snapshot.write_folder(folder)
     dist.barrier()

@@ -26,9 +26,9 @@ from fastserve_ray.training.strategies.zero import deepspeed_config
 from tests.training.tiny import model_spec, task_of, train_spec, write_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
+    from fastserve_ray.training.checkpoint.slices import Snapshot
     from fastserve_ray.training.hooks import TrainResult
 
 
@@ -67,9 +67,8 @@ def test_accumulation_changes_nothing(datasets: dict[str, Path]) -> None:
 
 
 def test_a_resumed_run_ends_with_the_same_bits(datasets: dict[str, Path], tmp_path: Path) -> None:
-    def save(step: int, write: Callable[[Path], None]) -> None:
-        (tmp_path / str(step)).mkdir()
-        write(tmp_path / str(step))
+    def save(step: int, snapshot: Snapshot) -> None:
+        snapshot.write_folder(tmp_path / str(step))
 
     settings: dict[str, Any] = {"dropout": True, "max_steps": 12, "checkpoint": {"every_steps": 5}}
     whole = train(datasets, "gpt2", Hooks(on_checkpoint=save), **settings)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
+    from pydantic import JsonValue
 
     from fastserve_ray.spec import TrainSpec
     from fastserve_ray.tasks.protocol import LossSum
+    from fastserve_ray.training.checkpoint.reader import CheckpointReader
+    from fastserve_ray.training.checkpoint.slices import Slice
     from fastserve_ray.training.world import World
 
 Batch = Mapping[str, Any] | Any
@@ -79,12 +80,17 @@ class Strategy(Protocol):
         As many micro batches on every worker, and the result on every rank of the share."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write this worker's part of a checkpoint: weights and optimizer state."""
+    def slices(self) -> Iterator[Slice]:
+        """This worker's part of a checkpoint: trained weights, optimizer state and buffers, under the names and with
+        places in the shapes of the whole unwrapped model. What several workers hold may come from one of them."""
         ...
 
-    def load(self, folder: Path) -> None:
-        """Restore from a folder with all workers' parts."""
+    def state(self) -> dict[str, JsonValue]:
+        """What else a checkpoint needs, the same on every worker; ``load`` finds it in ``checkpoint.state``."""
+        ...
+
+    def load(self, checkpoint: CheckpointReader) -> None:
+        """Go on from a checkpoint of any strategy and any number of workers."""
         ...
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:

@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fastserve_ray.training.checkpoint.plain import load_plain, plain_slices
 from fastserve_ray.training.precision import autocast
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
 from fastserve_ray.training.strategies.passes import Passes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pydantic import JsonValue
 
     from fastserve_ray.spec import TrainSpec
+    from fastserve_ray.training.checkpoint.reader import CheckpointReader
+    from fastserve_ray.training.checkpoint.slices import Slice
     from fastserve_ray.training.strategies.protocol import Batch, MicroBatch, Objective, Sums
     from fastserve_ray.training.world import World
-
-STATE_FILE = "state.pt"
 
 
 class SingleStrategy:
@@ -65,15 +67,16 @@ class SingleStrategy:
         self.module.eval()
         return self._passes.evaluate(self._model, micro_batches)
 
-    def save(self, folder: Path) -> None:
-        if self._world.is_first:
-            state = {"model": self.module.state_dict(), "optimizer": self._optimizer.state_dict()}
-            torch.save(state, folder / STATE_FILE)
+    def slices(self) -> Iterator[Slice]:
+        """Workers with the same weights write a share each."""
+        share = (self._world.data_rank, self._world.data_size)
+        return plain_slices(self.module, self._optimizer, share=share)
 
-    def load(self, folder: Path) -> None:
-        state = torch.load(folder / STATE_FILE, map_location=self._world.device, weights_only=True)
-        self.module.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def state(self) -> dict[str, JsonValue]:
+        return {}
+
+    def load(self, checkpoint: CheckpointReader) -> None:
+        load_plain(self.module, self._optimizer, checkpoint)
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
         if not self._world.is_first:

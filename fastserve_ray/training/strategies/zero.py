@@ -7,21 +7,22 @@ import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from fastserve_ray.errors import TrainingError
+from fastserve_ray.training.checkpoint.sharded import load_zero, zero_slices
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
 from fastserve_ray.training.strategies.passes import Passes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Sequence
 
     import torch
+    from pydantic import JsonValue
 
     from fastserve_ray.spec import TrainSpec
+    from fastserve_ray.training.checkpoint.reader import CheckpointReader
+    from fastserve_ray.training.checkpoint.slices import Slice
     from fastserve_ray.training.strategies.protocol import Batch, MicroBatch, Objective, Sums
     from fastserve_ray.training.world import World
 
-TAG = "state"
 BUCKET_ELEMENTS = 50_000_000
 """Gradients exchanged at once; DeepSpeed's default of 5e8 reserves 2 GB."""
 
@@ -61,14 +62,14 @@ class ZeroStrategy:
         self._engine.eval()
         return self._passes.evaluate(self._engine, micro_batches)
 
-    def save(self, folder: Path) -> None:
-        (folder / TAG).mkdir(parents=True, exist_ok=True)  # every worker has a folder of its own
-        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
+    def slices(self) -> Iterator[Slice]:
+        return zero_slices(self._engine, data_rank=self._world.data_rank)
 
-    def load(self, folder: Path) -> None:
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=TAG)
-        if loaded is None:
-            raise TrainingError("this folder holds no DeepSpeed checkpoint", value=str(folder), key="storage")
+    def state(self) -> dict[str, JsonValue]:
+        return {}
+
+    def load(self, checkpoint: CheckpointReader) -> None:
+        load_zero(self._engine, checkpoint)
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
         module = self._engine.module
