@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastserve_ray.data.chat import ChatEncoder
 from fastserve_ray.data.tokenizer import all_cores
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from fastserve_ray.data.chat import Chat
     from fastserve_ray.events.progress import Progress
 
 BATCH = 512
@@ -46,3 +48,12 @@ class Encoder:
             yield from found["input_ids"]
             self._done += len(batch)
             self._progress(step=self._done, total=self._total, message="tokenizing")
+
+    def conversations(self, texts: pa.Array) -> Iterator[Chat]:
+        """Each text, a conversation as ``data.chat`` writes it, with what of it is an answer."""
+        encoder = ChatEncoder(self.tokenizer)
+        for text in texts.to_pylist():
+            yield encoder.encode(text)
+            self._done += 1
+            if self._done % BATCH == 0 or self._done == self._total:
+                self._progress(step=self._done, total=self._total, message="tokenizing")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from fastserve_ray.data.chat import Chat
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -20,6 +22,9 @@ REPLACEMENT = "\ufffd"
 """What a character becomes that a cut went through."""
 MIN_PIECE = 2
 """Tokens that a document needs for one of them to be a label."""
+
+OPEN_ROWS = 32
+"""Rows that wait for conversations that still fit."""
 
 PackedRow = list[list[int]]
 """The documents, or parts of documents, of one row."""
@@ -67,6 +72,56 @@ def pack(documents: Iterable[Sequence[int]], eos_token_id: int, max_length: int)
     for document in documents:
         yield from packer.add(document)
     yield from packer.rest()
+
+
+class WholePacker:
+    """Conversations packed whole: each goes into the first of a few open rows that has room for it.
+
+    One that is longer than ``max_length`` keeps its first tokens; what has no answer left is skipped and counted.
+    """
+
+    def __init__(self, max_length: int) -> None:
+        self._max_length = max_length
+        self._open: list[list[Chat]] = []
+        self.num_skipped = 0
+        self.num_cut = 0
+
+    def add(self, chat: Chat) -> Iterator[list[Chat]]:
+        """The rows that are full now."""
+        self.num_cut += len(chat.ids) > self._max_length
+        cut = Chat(chat.ids[: self._max_length], chat.is_answer[: self._max_length])
+        if not any(cut.is_answer[1:]):
+            self.num_skipped += 1
+            return
+        row = next((row for row in self._open if _length(row) + len(cut.ids) <= self._max_length), None)
+        if row is None:
+            self._open.append(row := [])
+        row.append(cut)
+        if _length(row) > self._max_length - MIN_PIECE:
+            self._open.remove(row)
+            yield row
+        elif len(self._open) > OPEN_ROWS:
+            yield self._open.pop(max(range(len(self._open)), key=lambda index: _length(self._open[index])))
+
+    def rest(self) -> Iterator[list[Chat]]:
+        """The rows that are still open."""
+        yield from self._open
+        self._open = []
+
+
+def _length(row: Sequence[Chat]) -> int:
+    return sum(len(chat.ids) for chat in row)
+
+
+def chat_table(rows: Iterable[Sequence[Chat]]) -> pa.Table:
+    """As ``packed_table``, with ``answers``: first and one past the last position of each run of trained tokens."""
+    rows = list(rows)
+    bounds = []
+    for row in rows:
+        is_answer = np.concatenate([[False], *(chat.is_answer for chat in row), [False]]).astype(np.int8)
+        bounds.append(np.flatnonzero(np.diff(is_answer)).tolist())
+    table = packed_table([[chat.ids for chat in row] for row in rows])
+    return table.append_column("answers", pa.array(bounds, pa.list_(pa.int32())))
 
 
 def packed_table(rows: Iterable[PackedRow]) -> pa.Table:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from fastserve_ray.data.chat import contents
 from fastserve_ray.data.dataset import TOKENIZER_FOLDER, DatasetInfo, write_prepared
 from fastserve_ray.data.encode import Encoder
 from fastserve_ray.data.labels import LabelMap, make_label_map
-from fastserve_ray.data.packing import pack, packed_table, plain_texts, ragged
+from fastserve_ray.data.packing import WholePacker, chat_table, pack, packed_table, plain_texts, ragged
 from fastserve_ray.data.sources import RawRows, read_rows
 from fastserve_ray.data.split import held_out
 from fastserve_ray.data.tokenizer import make_tokenizer
@@ -29,6 +30,7 @@ def prepare_dataset(spec: RunSpec, folder: Path, progress: Progress = silent) ->
     Text generation: documents, each ended by eos, are packed into ``input_ids`` of ``data.max_length``; ``lengths``
     says where they begin, and the last row of each table may be shorter (see ``packing.Packer``). Validation rows also
     have ``text``, for golden prompts.
+    Conversations are packed whole, and ``answers`` says what is trained (see ``packing.WholePacker``).
     Text classification: ``input_ids`` cut to ``data.max_length`` with the tokenizer's special tokens, ``label`` (the
     class id) and ``text``. The same input gives the same bytes.
 
@@ -44,13 +46,18 @@ def prepare_dataset(spec: RunSpec, folder: Path, progress: Progress = silent) ->
     train, validation = read_splits(spec.data, with_labels=spec.model.task == "text-classification")
     labels = None if train.labels is None else make_label_map(train, spec.model.num_labels)
     progress(step=0, total=None, message="making the tokenizer")
-    tokenizer = make_tokenizer(spec.model, train.texts)
+    is_chat = bool(spec.data.columns.chat)
+    tokenizer = make_tokenizer(spec.model, contents(train.texts) if is_chat else train.texts)
     tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
     encoder, length = Encoder(tokenizer, len(train) + len(validation), progress), spec.data.max_length
     if labels is not None:
         tables = [_classified(encoder, rows, labels, length) for rows in (train, validation)]
     else:
-        packed = _packed(encoder, train, length, "data.train"), _packed(encoder, validation, length, "data.validation")
+        pack_rows = _chats if is_chat else _packed
+        packed = tuple(
+            pack_rows(encoder, rows, length, key)
+            for rows, key in ((train, "data.train"), (validation, "data.validation"))
+        )
         texts = plain_texts(tokenizer, packed[1]["input_ids"].combine_chunks())
         tables = [packed[0], packed[1].append_column("text", texts)]
     info = DatasetInfo(
@@ -84,6 +91,19 @@ def read_splits(data: DataSpec, *, with_labels: bool) -> tuple[RawRows, RawRows]
 def _classified(encoder: Encoder, rows: RawRows, labels: LabelMap, max_length: int) -> pa.Table:
     ids = ragged(encoder.encode(rows.texts, max_length=max_length))
     return pa.table({"input_ids": ids, "label": labels.ids(rows), "text": rows.texts})
+
+
+def _chats(encoder: Encoder, rows: RawRows, max_length: int, key: str) -> pa.Table:
+    packer = WholePacker(max_length)
+    packed = [row for chat in encoder.conversations(rows.texts) for row in packer.add(chat)] + list(packer.rest())
+    if not packed:
+        raise DataError(
+            "no conversation has an answer within the first max_length tokens",
+            value=f"{len(rows)} conversations",
+            key=key,
+            hint=f"raise data.max_length ({max_length})",
+        )
+    return chat_table(packed)
 
 
 def _packed(encoder: Encoder, rows: RawRows, max_length: int, key: str) -> pa.Table:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from fastserve_ray.data.chat import conversations
 from fastserve_ray.data.files import find_files
 from fastserve_ray.data.python_docs import python_docs
 from fastserve_ray.data.readers.table import READERS, SHOWN_PLACES, FileRows, Reader, broken_rows
@@ -59,8 +60,11 @@ def read_rows(source: DataSource, columns: Columns, *, with_labels: bool, key: s
     """
     if isinstance(source, PythonDocsSource):
         return RawRows(pa.array(python_docs(source.max_rows), pa.large_string()))
-    names = (columns.text, columns.label) if with_labels else (columns.text,)
-    parts = [_checked(rows, with_labels) for rows in _read_files(source, names, key)]
+    names = columns.chat or ((columns.text, columns.label) if with_labels else (columns.text,))
+    is_chat = bool(columns.chat)
+    parts = [
+        _conversations(rows) if is_chat else _checked(rows, with_labels) for rows in _read_files(source, names, key)
+    ]
     texts = pa.concat_arrays([part.texts for part in parts])
     if not len(texts):
         raise DataError("there are no rows", value=source.path, allowed="at least one row with text", key=f"{key}.path")
@@ -92,6 +96,13 @@ def _checked(rows: FileRows, with_labels: bool) -> RawRows:
     labels = _as_label(rows.table.column(1), rows)
     _refuse(pc.is_null(labels), rows, "has no label")
     return RawRows(texts, labels, rows.label_names)
+
+
+def _conversations(rows: FileRows) -> RawRows:
+    found = conversations(rows.table)
+    texts = pa.array(found, pa.large_string())
+    _refuse(pc.is_null(texts), rows, "is no conversation with an answer")
+    return RawRows(texts)
 
 
 def _as_text(column: pa.ChunkedArray, rows: FileRows) -> pa.Array:

@@ -6,6 +6,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from fastserve_ray.data.chat import read_template
 from fastserve_ray.errors import ModelError
 from fastserve_ray.models.loading import load_tokenizer
 from fastserve_ray.spec.model import TokenizerSpec
@@ -33,14 +34,22 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer(model: ModelSpec, texts: pa.Array) -> Any:
-    """The tokenizer that the spec asks for, a ``PreTrainedTokenizerBase`` with a padding and an end token.
+    """The tokenizer that the spec asks for, a ``PreTrainedTokenizerBase`` with a padding and an end token, and with
+    ``model.chat_template``.
 
     Args:
         texts: of the training rows, large_string; held-out text never shapes the vocabulary.
 
     Raises:
-        ModelError: it cannot be loaded, or has no token that ends a text.
+        ModelError: it or the template cannot be loaded, or it has no token that ends a text.
     """
+    tokenizer = _without_template(model, texts)
+    if model.chat_template is not None:
+        tokenizer.chat_template = read_template(model.chat_template)
+    return tokenizer
+
+
+def _without_template(model: ModelSpec, texts: pa.Array) -> Any:
     if model.base is not None:
         tokenizer = load_tokenizer(model.base, revision=model.revision, trust_remote_code=model.trust_remote_code)
     elif isinstance(model.tokenizer, str):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def fingerprint_inputs(spec: RunSpec) -> dict[str, JsonValue]:
     """Fingerprints by the key that names the input: ``data.train``, ``data.validation``, ``model.base``,
-    ``model.tokenizer``.
+    ``model.tokenizer``, ``model.chat_template``.
 
     Raises:
         SpecError: with one problem for every input that is not there.
@@ -51,6 +51,9 @@ def fingerprint_inputs(spec: RunSpec) -> dict[str, JsonValue]:
         take(
             "model.tokenizer", lambda: _of_model(tokenizer, spec, must_have=("tokenizer.json", "tokenizer_config.json"))
         )
+    template = spec.model.chat_template
+    if template is not None and "{" not in template:
+        take("model.chat_template", lambda: _of_files(template))
     if problems:
         raise SpecError(problems)
     return result

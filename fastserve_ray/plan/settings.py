@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from fastserve_ray.spec.run import RunSpec
 
 _MODEL = ("model.task", "model.base", "model.revision", "model.config", "model.num_labels", "model.trust_remote_code")
-_DATA_MODEL = ("model.task", "model.base", "model.revision", "model.tokenizer", "model.config.vocab_size")
+_DATA_MODEL = (
+    "model.task",
+    "model.base",
+    "model.revision",
+    "model.tokenizer",
+    "model.config.vocab_size",
+    "model.chat_template",
+)
 _TRAIN_SPEED = frozenset({"checkpoint", "logging_steps", "max_failures", "resources_per_worker", "eval_every_steps"})
 _TUNE_SPEED = frozenset({"max_concurrent_trials"})
 _ENGINE = ("serve.engine.kind", "serve.engine.dtype")

@@ -29,7 +29,7 @@ StageName = Literal["data", "tune", "import", "train", "compress", "verify", "se
 Fingerprint = Callable[["RunSpec"], Mapping[str, "JsonValue"]]
 
 _INPUT_KEYS: dict[StageName, tuple[str, ...]] = {
-    "data": ("data.train", "data.validation", "model.base", "model.tokenizer"),
+    "data": ("data.train", "data.validation", "model.base", "model.tokenizer", "model.chat_template"),
     "tune": ("model.base",),
     "import": ("model.base",),
     "train": ("model.base",),

@@ -67,6 +67,20 @@ class Columns(Section):
 
     text: str = "text"
     label: str = "label"
+    messages: str | None = None
+    """Conversations to fine-tune on: lists of ``{role, content}``, or JSON text of such. Written with the model's chat
+    template; only what the assistant says is trained. Packed whole to ``max_length``; of a longer one the start counts.
+    """
+    prompt: str | None = None
+    """With ``completion``: instructions to fine-tune on, each a conversation of two turns; in place of ``messages``."""
+    completion: str | None = None
+
+    @property
+    def chat(self) -> tuple[str, ...]:
+        """The columns of conversations: one, two, or none."""
+        if self.messages is not None:
+            return (self.messages,)
+        return (self.prompt, self.completion) if self.prompt is not None and self.completion is not None else ()
 
 
 class DataSpec(Section):

@@ -33,6 +33,9 @@ class ModelSpec(Section):
     """Keys of a Hugging Face config, with ``model_type``; the weights start at random from ``seed``."""
     tokenizer: TokenizerSpec | str | None = None
     """With ``config``: a tokenizer to train, or the hub id or folder of one to reuse. Default: train one."""
+    chat_template: str | None = None
+    """Jinja text, or a file that holds it: how conversations are written as text, in training and when served; left
+    out: the tokenizer's own."""
     num_labels: PositiveInt | None = None
     """Classes of a classifier; read from the data when left out."""
     trust_remote_code: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
 from torch.nn import functional
 
 from fastserve_ray.tasks.batches import pad_right
@@ -14,13 +15,12 @@ from fastserve_ray.tasks.protocol import LossSum, Row
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import torch
-
 
 class TextGeneration:
     """Rows hold ``input_ids``; every token but the first of a document is a label for the position before it.
 
-    A packed row also has ``lengths``, those of its documents.
+    A packed row also has ``lengths``, those of its documents. A row of conversations has ``answers``: first and one
+    past the last position of each run of tokens that are trained and judged, the others are only read.
     """
 
     name = "text-generation"
@@ -33,7 +33,7 @@ class TextGeneration:
         With ``position_ids`` (B, T) only where some row holds several documents.
         """
         input_ids, mask = pad_right(rows, pad_token_id)
-        labels = input_ids.masked_fill(mask == 0, IGNORED)
+        labels = input_ids.masked_fill((mask == 0) | ~_judged(rows, input_ids.shape[1]), IGNORED)
         batch = {"input_ids": input_ids, "attention_mask": mask, "labels": labels}
         if is_packed(rows):
             positions = positions_of(rows, input_ids.shape[1])
@@ -66,6 +66,17 @@ class TextGeneration:
             "eval_perplexity": math.exp(loss) if loss < 700 else math.inf,
             "eval_accuracy": correct / count,
         }
+
+
+def _judged(rows: Sequence[Row], length: int) -> torch.Tensor:
+    """(B, T) bool: everything, or only the answers where a row says which these are."""
+    judged = torch.ones(len(rows), length, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        if row.get("answers") is not None:
+            judged[index] = False
+            for start, end in zip(row["answers"][::2], row["answers"][1::2], strict=True):
+                judged[index, start:end] = True
+    return judged
 
 
 def _suited(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:

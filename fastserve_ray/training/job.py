@@ -61,6 +61,8 @@ def build_model(job: TrainJob, dataset: PreparedDataset) -> tuple[torch.nn.Modul
             seed=job.train.seed,
         )
         model, tokenizer = loaded.model, loaded.tokenizer
+        if spec.chat_template is not None:
+            tokenizer.chat_template = load_tokenizer(dataset.tokenizer_folder).chat_template
     if has_adapter(spec.base or ""):
         raise ModelError(
             "the base needs its learned prompt", value=spec.base, allowed="a model without one", key="model.base"

@@ -196,6 +196,55 @@ def test_classes_are_cut_and_framed(reviews: Path, tmp_path: Path) -> None:
         assert len(row["input_ids"]) <= 12
 
 
+CHATS = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"It is {n}."}] for n in range(30)]
+
+
+@pytest.mark.parametrize("form", ["messages", "text", "pair"])
+def test_conversations_of_every_form_are_the_same_rows(tmp_path: Path, form: str) -> None:
+    make: dict[str, Any] = {
+        "messages": lambda chat: {"messages": chat},
+        "text": lambda chat: {"messages": json.dumps(chat)},
+        "pair": lambda chat: {"asked": chat[0]["content"], "said": chat[1]["content"]},
+    }
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(make[form](chat)) + "\n" for chat in CHATS))
+    columns = {"prompt": "asked", "completion": "said"} if form == "pair" else {"messages": "messages"}
+    dataset = prepared(generation(path, columns=columns, max_length=64), tmp_path / "out")
+    tokenizer = load_tokenizer(dataset.tokenizer_folder)
+    rows = [*dataset.train, *dataset.validation]
+    assert sum(len(row["lengths"]) for row in rows) == len(CHATS)
+    trained = [
+        tokenizer.decode(row["input_ids"][start:end])
+        for row in rows
+        for start, end in zip(row["answers"][::2], row["answers"][1::2], strict=True)
+    ]
+    assert sorted(trained) == sorted(f"It is {n}.<|endoftext|>\n" for n in range(30))
+    assert all("<|user|>\n" in tokenizer.decode(row["input_ids"]) for row in rows)
+    assert all(row["text"] for row in dataset.validation)
+
+
+def test_a_row_without_an_answer_names_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in [*CHATS[:2], CHATS[3][:1]]))
+    with pytest.raises(DataError, match="cannot be used") as caught:
+        prepared(generation(path, columns={"messages": "messages"}), tmp_path / "out")
+    assert "line 3" in str(caught.value.value)
+
+
+def test_a_template_of_ones_own_is_saved_with_the_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in CHATS))
+    own = "{% for m in messages %}{{ m['role'][0] }}: {{ m['content'] }}<|endoftext|>{% endfor %}"
+    own += "{% if add_generation_prompt %}a: {% endif %}"
+    (tmp_path / "own.jinja").write_text(own)
+    spec: dict[str, Any] = dict(dump_spec(generation(path, columns={"messages": "messages"}, max_length=32)))
+    spec["model"]["chat_template"] = str(tmp_path / "own.jinja")
+    dataset = prepared(spec_from_dict(spec), tmp_path / "out")
+    tokenizer = load_tokenizer(dataset.tokenizer_folder)
+    assert tokenizer.chat_template == own
+    assert tokenizer.decode(dataset.train[0]["input_ids"]).startswith("u: ")
+
+
 def test_a_base_brings_its_tokenizer(reviews: Path, tmp_path: Path) -> None:
     first = prepared(classification(reviews), tmp_path / "first")
     spec = dump_spec(classification(reviews)) | {

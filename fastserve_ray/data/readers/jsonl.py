@@ -71,4 +71,6 @@ def _array(values: list[Any], column: str, file: SourceFile, numbers: Sequence[i
                 allowed=f"{_KINDS[kind]}, as in the lines before",
                 key="data.columns",
             )
+    if kind in (list, dict):
+        return pa.array([None if value is None else json.dumps(value) for value in values], pa.large_string())
     return pa.array(values, type=pa.large_string() if kind is str else None)

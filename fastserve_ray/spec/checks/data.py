@@ -34,8 +34,39 @@ def check_stages(spec: RunSpec) -> Iterator[Finding]:
         yield Finding((), "there is nothing to do", None, "at least one of train, compress and serve", uses=sections)
 
 
+def check_chat(spec: RunSpec) -> Iterator[Finding]:
+    """Conversations: one way to give them, from files that can hold them."""
+    if spec.data is None:
+        return
+    columns, at = spec.data.columns, ("data", "columns")
+    pair = {"prompt": columns.prompt, "completion": columns.completion}
+    given = [name for name, column in pair.items() if column is not None]
+    if len(given) == 1:
+        other = "completion" if given == ["prompt"] else "prompt"
+        yield Finding((*at, other), f"missing beside `{given[0]}`", None, "both, or neither", uses=((*at, given[0]),))
+    if given and columns.messages is not None:
+        uses = tuple((*at, name) for name in given)
+        yield Finding((*at, "messages"), "prompt and completion are given too", columns.messages, "one way", uses=uses)
+    if not columns.chat:
+        return
+    names = ("messages",) if columns.messages is not None else ("prompt", "completion")
+    uses = tuple((*at, name) for name in names)
+    if spec.model.task != "text-generation":
+        yield Finding(
+            uses[0], f"not for {spec.model.task}", columns.chat[0], "text-generation", uses=(("model", "task"),)
+        )
+    for name in ("train", "validation"):
+        source = getattr(spec.data, name)
+        if isinstance(source, PythonDocsSource):
+            yield Finding(("data", name, "kind"), "this text has no conversations", source.kind, "files", uses=uses)
+        if isinstance(source, FilesSource) and format_of(source) == "text":
+            allowed = "Parquet, JSONL or CSV"
+            yield Finding(("data", name, "path"), "plain text has no conversations", source.path, allowed, uses=uses)
+
+
 def check_data(spec: RunSpec) -> Iterator[Finding]:
     """Rows that the task can use."""
+    yield from check_chat(spec)
     if spec.data is None or spec.model.task != "text-classification":
         return
     task = ("model", "task")

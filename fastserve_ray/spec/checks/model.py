@@ -27,6 +27,7 @@ def check_model(spec: RunSpec) -> Iterator[Finding]:
     model = spec.model
     yield from _origin(model)
     yield from _ignored(model)
+    yield from _template(spec)
     if model.config is not None:
         yield from _config(model.config)
         yield from _vocabulary(model, model.config)
@@ -88,6 +89,18 @@ def _ignored(model: ModelSpec) -> Iterator[Finding]:
             "with task text-classification",
             uses=(("model", "task"),),
         )
+
+
+def _template(spec: RunSpec) -> Iterator[Finding]:
+    template, at = spec.model.chat_template, ("model", "chat_template")
+    if template is None:
+        return
+    if spec.model.task != "text-generation":
+        uses = (("model", "task"),)
+        yield Finding(at, f"{spec.model.task} has no conversations", template[:40], "text-generation", uses=uses)
+    if spec.train is None:
+        allowed = "with a `train` section; otherwise the model's own template is served"
+        yield Finding(at, "nothing is trained that would carry it", template[:40], allowed, uses=(("train",),))
 
 
 def _config(config: dict[str, JsonValue]) -> Iterator[Finding]:
