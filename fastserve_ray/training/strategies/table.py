@@ -16,6 +16,7 @@ STRATEGIES = LazyTable(
     {
         "single": "fastserve_ray.training.strategies.single:SingleStrategy",
         "ddp": "fastserve_ray.training.strategies.ddp:DdpStrategy",
+        "pipeline": "fastserve_ray.training.strategies.pipeline:PipelineStrategy",
         "zero": "fastserve_ray.training.strategies.zero:ZeroStrategy",
     },
 )

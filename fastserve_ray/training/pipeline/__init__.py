@@ -1,0 +1,1 @@
+"""A model cut into stages, and the order in which micro batches go through them."""
