@@ -8,18 +8,17 @@ through.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fastserve_ray.errors import TrainingError
+from fastserve_ray.errors import ModelError
 from fastserve_ray.plan.pipeline import share_out
 from fastserve_ray.training.pipeline.families import cut_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fastserve_ray.training.pipeline.families import CutPlan
 
@@ -36,7 +35,7 @@ class Pieces:
     def of(cls, model: Any) -> Pieces:
         """
         Raises:
-            TrainingError: no plan for this model.
+            ModelError: no plan for this model.
         """
         plan: CutPlan = cut_plan(model)
         base: torch.nn.Module = model.base_model
@@ -51,10 +50,10 @@ class Pieces:
         """Layers of each stage, balanced by parameters.
 
         Raises:
-            TrainingError: fewer layers than stages.
+            ModelError: fewer layers than stages.
         """
         if len(self.layers) < num_stages:
-            raise TrainingError(
+            raise ModelError(
                 "more stages than layers",
                 value=str(num_stages),
                 allowed=f"at most {len(self.layers)}",
@@ -110,7 +109,8 @@ def _present(base: torch.nn.Module, names: tuple[str, ...]) -> list[torch.nn.Mod
 
 def _parameters(modules: list[torch.nn.Module]) -> Iterator[torch.nn.Parameter]:
     """Each once."""
-    return torch.nn.ModuleList(modules).parameters()
+    parameters: Iterator[torch.nn.Parameter] = torch.nn.ModuleList(modules).parameters()
+    return parameters
 
 
 def _leave_out(module: torch.nn.Module, instead: Callable[..., torch.Tensor]) -> None:

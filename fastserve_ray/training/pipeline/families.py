@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fastserve_ray.errors import TrainingError
+from fastserve_ray.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ def cut_plan(model: Any) -> CutPlan:
     """The plan for this model.
 
     Raises:
-        TrainingError: its type has none.
+        ModelError: its type has none.
     """
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if kind not in CUT_PLANS:
-        raise TrainingError(
+        raise ModelError(
             "this model cannot be cut into stages",
             value=kind,
             allowed=f"a model of type {', '.join(CUT_PLANS)}",

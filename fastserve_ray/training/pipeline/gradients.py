@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,17 +41,12 @@ def clip_gradients(
     if max_norm <= 0:
         return
     left_out = {id(parameter) for parameter in copies}
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    counted = [
-        parameter.grad for parameter in parameters if parameter.grad is not None and id(parameter) not in left_out
-    ]
-    device = parameters[0].device
-    squares = torch.zeros((), dtype=torch.float64, device=device)
-    if counted:
-        squares += torch.stack(torch._foreach_norm(counted)).double().square().sum()
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    counted = [parameter.grad for parameter in trained if id(parameter) not in left_out and parameter.grad is not None]
+    squares = get_total_norm(counted).double().square() if counted else torch.zeros((), dtype=torch.float64)
+    squares = squares.to(parameters[0].device)
     dist.all_reduce(squares, group=group)
-    scale = (max_norm / (squares.sqrt().float() + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
-    torch._foreach_mul_(gradients, scale)
+    clip_grads_with_norm_(trained, max_norm, squares.sqrt().float())
 
 
 class TiedWeights:
@@ -62,9 +58,7 @@ class TiedWeights:
         group: the stages of the pipeline.
     """
 
-    def __init__(
-        self, parameters: Sequence[torch.nn.Parameter], group: dist.ProcessGroup, *, is_first: bool
-    ) -> None:
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], group: dist.ProcessGroup, *, is_first: bool) -> None:
         self._parameters = list(parameters)
         self._group = group
         ranks: list[int] = dist.get_process_group_ranks(group)

@@ -32,6 +32,14 @@ def make_stage_optimizer(
             groups.append({**group, "params": parameters})
     if zero == 1 and world.data_group is not None:
         return ZeroRedundancyOptimizer(
-            groups, torch.optim.AdamW, process_group=world.data_group, **{"lr": whole.defaults["lr"]}
+            groups, torch.optim.AdamW, process_group=world.data_group, lr=whole.defaults["lr"]
         )
     return torch.optim.AdamW(groups)
+
+
+def own_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """What holds the state of this rank."""
+    if isinstance(optimizer, ZeroRedundancyOptimizer):
+        local: torch.optim.Optimizer = optimizer.optim
+        return local
+    return optimizer

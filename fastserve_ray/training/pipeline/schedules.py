@@ -12,9 +12,11 @@ DeepSpeed's ``PipelineModule`` wants the model rewritten as a list of layers tha
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Schedule = Literal["gpipe", "1f1b"]
 

@@ -63,9 +63,7 @@ class Stage:
         """Gradients of all micro batches, added up; the losses, on the last stage, fillers left out."""
         losses = []
         kept: dict[int, tuple[torch.Tensor | None, torch.Tensor]] = {}
-        order = actions(
-            schedule, stage=self._number, num_stages=self._num_stages, num_micro_batches=len(micro_batches)
-        )
+        order = actions(schedule, stage=self._number, num_stages=self._num_stages, num_micro_batches=len(micro_batches))
         for action in order:
             micro = micro_batches[action.micro]
             if action.kind == "backward":

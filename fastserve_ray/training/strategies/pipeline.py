@@ -15,7 +15,7 @@ import torch.distributed as dist
 from fastserve_ray.training.pipeline.channel import make_channels
 from fastserve_ray.training.pipeline.cutting import Pieces, cut, held_parameters, move_to
 from fastserve_ray.training.pipeline.gradients import TiedWeights, clip_gradients, sum_gradients
-from fastserve_ray.training.pipeline.optimizer import make_stage_optimizer
+from fastserve_ray.training.pipeline.optimizer import make_stage_optimizer, own_optimizer
 from fastserve_ray.training.pipeline.stage import Stage
 from fastserve_ray.training.precision import autocast
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
@@ -88,10 +88,20 @@ class PipelineStrategy:
         return [float(value) for value in tensor.tolist()]
 
     def save(self, folder: Path) -> None:
-        raise NotImplementedError
+        """Weights from data rank 0 of each stage; optimizer state from all that hold a part of it."""
+        is_writer = self._world.data_rank == 0
+        weights = {name: tensor for name, tensor in self.module.state_dict().items() if not tensor.is_meta}
+        state = {"model": weights if is_writer else {}, "optimizer": own_optimizer(self._optimizer).state_dict()}
+        torch.save(state, folder / f"pipeline-{self._world.rank}.pt")
 
     def load(self, folder: Path) -> None:
-        raise NotImplementedError
+        first = self._world.rank - self._world.data_rank * self._world.tensor_size
+        for rank, part in ((first, "model"), (self._world.rank, "optimizer")):
+            state = torch.load(folder / f"pipeline-{rank}.pt", map_location=self._world.device, weights_only=True)
+            if part == "model":
+                self.module.load_state_dict(state[part], strict=False)
+            else:
+                own_optimizer(self._optimizer).load_state_dict(state[part])
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
         """Stage by stage to rank 0; data rank 0 of each stage sends."""
