@@ -85,7 +85,8 @@ def stages_of(model: torch.nn.Module, number: int) -> list[torch.nn.Module]:
     found = []
     for stage in range(number):
         part = copy.deepcopy(model)
-        keeps_documents_apart(part)  # found out while the weights are whole
+        if not hasattr(part, "num_labels"):
+            keeps_documents_apart(part)  # found out while the weights are whole
         pieces = Pieces.of(part)
         cut(pieces, pieces.shares(number)[stage], is_first=stage == 0, is_last=stage == number - 1)
         found.append(part)
