@@ -1,9 +1,10 @@
 """What the shards of one model say to each other, over torch.distributed.
 
 Two process groups, made without touching torch's default group, so that several engines can live in one process:
-``tensors`` for what the layers exchange in the middle of a step, with a deadline, and ``control`` for what rank 0 tells
-the others between steps, without one, since an idle engine is silent for hours. A process that dies closes its
-connections, which ends the waiting of all others at once in either group.
+``tensors`` for what the layers exchange in the middle of a step, with a deadline (gloo, or NCCL between GPUs), and
+``control`` (always gloo) for what rank 0 tells the others between steps, without one, since an idle engine is silent
+for hours. A process that dies closes its gloo connections, which ends the waiting of all others at once; NCCL notices
+at the deadline, when torch's watchdog ends the process.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo
+from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo, is_nccl_available
 
 from fastserve_ray.errors import EngineError
 
@@ -24,6 +25,7 @@ MESSAGE_BYTES = 8192
 in a second."""
 _LENGTH_BYTES = 8
 _NO_DEADLINE = timedelta(days=365)
+CPU = torch.device("cpu")
 
 
 class Collectives:
@@ -110,13 +112,16 @@ class Collectives:
             ) from error
 
 
-def connect(store: Any, rank: int, num_shards: int, *, host: str, timeout_s: float) -> Collectives:
+def connect(
+    store: Any, rank: int, num_shards: int, *, host: str, timeout_s: float, device: torch.device = CPU
+) -> Collectives:
     """Join the group; returns when all ranks have.
 
     Args:
         store: a store of torch.distributed that all ranks reach, for example of `torch.distributed.rendezvous`.
         host: an address of this machine that the other ranks reach; 127.0.0.1 when all run here.
         timeout_s: what a layer waits for the other ranks at most, in seconds.
+        device: where this rank's tensors are; of one kind on all ranks.
 
     Raises:
         EngineError: not all ranks came within ``timeout_s``.
@@ -130,10 +135,38 @@ def connect(store: Any, rank: int, num_shards: int, *, host: str, timeout_s: flo
 
     try:
         store.set_timeout(timedelta(seconds=timeout_s))
-        tensors, control = group("tensors", timedelta(seconds=timeout_s)), group("control", _NO_DEADLINE)
+        deadline = timedelta(seconds=timeout_s)
+        control = group("control", _NO_DEADLINE)
+        if device.type == "cuda":
+            tensors = _nccl_group(PrefixStore("tensors", store), rank, num_shards, device, deadline)
+        else:
+            tensors = group("tensors", deadline)
     except RuntimeError as error:
         raise EngineError(
             f"the shards of this model could not connect ({str(error).splitlines()[0]})",
             value=f"shard {rank} of {num_shards} at {host}",
         ) from error
     return Collectives(rank, num_shards, tensors=tensors, control=control)
+
+
+def _nccl_group(store: Any, rank: int, num_shards: int, device: torch.device, deadline: timedelta) -> Any:
+    """A group for tensors on ``device``; its calls are queued on the device's stream, in the order of the layers.
+
+    Raises:
+        EngineError: this build of torch has no NCCL.
+    """
+    if not is_nccl_available():
+        raise EngineError(
+            "shards on GPUs need a build of torch with NCCL",
+            value=str(device),
+            allowed="cpu",
+            key="serve.engine.device",
+        )
+    from torch.distributed import ProcessGroupNCCL
+
+    torch.cuda.set_device(device)
+    options = ProcessGroupNCCL.Options()
+    options._timeout = deadline
+    group = ProcessGroupNCCL(store, rank, num_shards, options)
+    group.allreduce([torch.zeros(1, device=device)]).wait()  # connects now, not in the middle of the first step
+    return group

@@ -139,20 +139,38 @@ def check_shards(folder: str | Path, spec: EngineSpec, num_shards: int) -> None:
     """Refuse what cannot be cut, by the configuration alone.
 
     Raises:
-        EngineError: the family has no plan, the heads cannot be shared out evenly, or the device would be a GPU.
+        EngineError: the family has no plan, the heads cannot be shared out evenly, or paged attention was asked for.
         ModelError: there is no such folder.
     """
-    if choose_device(spec.device).type != "cpu":
+    if spec.attention == "flex":
         raise EngineError(
-            "a sharded engine runs on CPUs only so far",
-            value=spec.device,
-            allowed="cpu",
-            key="serve.engine.device",
-            hint="on a GPU, serve the model with one shard",
+            "shards gather, and have no flex attention",
+            value=spec.attention,
+            allowed="auto, gather",
+            key="serve.engine.attention",
         )
     config = read_model_config(Path(folder))
     plan_for(config.model_type)
     share_of(config, 0, num_shards)
+
+
+def shard_device(device: torch.device, place: int, num_gpus: int) -> torch.device:
+    """The device of the rank that is number ``place`` on its machine: the CPU, or a GPU of its own.
+
+    Raises:
+        EngineError: there are not enough GPUs.
+    """
+    if device.type != "cuda":
+        return device
+    if place >= num_gpus:
+        raise EngineError(
+            "each shard needs a GPU of its own",
+            value=f"shard {place} with {num_gpus} GPUs on this machine",
+            allowed=f"at most {num_gpus} shards here",
+            key="serve.engine.device",
+            hint="use fewer shards, or device: cpu",
+        )
+    return torch.device("cuda", place)
 
 
 @dataclass(frozen=True)
@@ -174,16 +192,19 @@ def _prepare(
     """What all ranks do alike, in step: connect, load, and check that the model computes what it should."""
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
+    is_alone_here = host != LOOPBACK
+    device = shard_device(choose_device(spec.device), 0 if is_alone_here else rank, torch.cuda.device_count())
     store, _, _ = next(rendezvous(init_method, rank, num_shards, timeout=timedelta(seconds=timeout_s)))
-    collectives = connect(store, rank, num_shards, host=host, timeout_s=timeout_s)
+    collectives = connect(store, rank, num_shards, host=host, timeout_s=timeout_s, device=device)
     model, tokenizer = load_share(folder, collectives, dtype=spec.dtype)
+    model.to(device)
     expected = reference_logits(model)
     with refusing(model):
         layers = adopt(model)
         prepare_linears(model)
         check_logits(model, layers, expected)
-    ranks_here = num_shards if host == LOOPBACK else 1
-    free = free_memory(model.device) // ranks_here
+    ranks_on_device = 1 if is_alone_here or device.type == "cuda" else num_shards
+    free = free_memory(device) // ranks_on_device
     return _Ready(
         collectives,
         model,
