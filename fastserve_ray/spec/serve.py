@@ -39,6 +39,12 @@ class EngineSpec(Section):
     scheduler: SchedulerSpec = SchedulerSpec()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes the GPU when the replica has one."""
+    attention: Literal["auto", "gather", "flex"] = "auto"
+    """flex: torch's compiled flex attention, which follows block tables; GPUs only. gather: copies the blocks of a
+    batch side by side; any device. auto takes flex on a GPU when the model fits it."""
+    cuda_graphs: bool = True
+    """On a GPU with flex attention: capture steps that only decode, for some seconds at start-up and up to a tenth of
+    the memory that the KV cache leaves."""
     max_num_seqs: PositiveInt = 16
     """Requests in one step at most."""
     max_num_batched_tokens: PositiveInt = 512

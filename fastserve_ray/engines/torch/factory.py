@@ -14,6 +14,9 @@ from fastserve_ray.engines.torch.fused import fuse_layers
 from fastserve_ray.engines.torch.kv_cache import BLOCK_SIZE, LayerShape
 from fastserve_ray.engines.torch.limits import choose_max_model_len
 from fastserve_ray.engines.torch.linears import prepare_linears
+from fastserve_ray.engines.torch.paged.choose import choose_kernel
+from fastserve_ray.engines.torch.paged.graphs import capture_decoding
+from fastserve_ray.engines.torch.paged.step import PagedLimits
 from fastserve_ray.engines.torch.policies import make_policy
 from fastserve_ray.engines.torch.probe import check_logits, reference_logits, refusing
 from fastserve_ray.engines.torch.runner import Runner, adopt, measure_profile
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastserve_ray.engines.protocol import BatchEngine, GenerateEngine
+    from fastserve_ray.engines.torch.paged.forward import PagedForward
+    from fastserve_ray.engines.torch.paged.kernels import PagedKernel
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.serve import EngineSpec
 
@@ -62,8 +67,13 @@ def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cuda" if has_gpu and name != "cpu" else "cpu")
 
 
-def build_generate_engine(model: Any, tokenizer: Any, spec: EngineSpec) -> TorchEngine:
+def build_generate_engine(
+    model: Any, tokenizer: Any, spec: EngineSpec, *, kernel: PagedKernel | None = None
+) -> TorchEngine:
     """An engine over a causal LM of transformers, which it takes over: its attention is replaced.
+
+    Args:
+        kernel: of attention over block tables; default: what ``spec.attention`` says. Layers are not fused then.
 
     Raises:
         EngineError: the model does not fit; the message says why.
@@ -74,12 +84,31 @@ def build_generate_engine(model: Any, tokenizer: Any, spec: EngineSpec) -> Torch
     with refusing(model):
         layers = adopt(model)
         prepare_linears(model)
-        fuse_layers(model, layers)
+        if kernel is None:
+            fuse_layers(model, layers)
         check_logits(model, layers, expected)
+    kernel = kernel or choose_kernel(model, layers, spec, expected)
     pool = make_block_pool(spec, layers, max_model_len, free_memory(model.device))
     host = BlockPool(spec.kv_host_tokens // BLOCK_SIZE, BLOCK_SIZE) if spec.kv_host_tokens >= BLOCK_SIZE else None
-    runner = Runner(model, layers, pool.num_blocks * BLOCK_SIZE, 0 if host is None else host.num_blocks * BLOCK_SIZE)
+    runner = Runner(
+        model,
+        layers,
+        pool.num_blocks * BLOCK_SIZE,
+        0 if host is None else host.num_blocks * BLOCK_SIZE,
+        paged=None
+        if kernel is None
+        else (kernel, PagedLimits(spec.max_num_seqs, spec.max_num_batched_tokens, max_model_len)),
+    )
+    if runner.paged is not None and model.device.type == "cuda":
+        _prepare_gpu(runner.paged, model.device, spec)
     return assemble_engine(model, tokenizer, spec, runner=runner, pool=pool, host=host, max_model_len=max_model_len)
+
+
+def _prepare_gpu(paged: PagedForward, device: torch.device, spec: EngineSpec) -> None:
+    """Compile the kernels and capture decoding, so that no request waits for it."""
+    paged.warm_up()
+    if spec.cuda_graphs:
+        capture_decoding(paged, device)
 
 
 def assemble_engine(

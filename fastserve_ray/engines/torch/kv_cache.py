@@ -60,14 +60,22 @@ class KvCache:
 
     Args:
         is_pinned: in memory that a GPU can copy from and to on its own.
+        is_zeroed: begin with zeros, for kernels that load whole blocks and hide what was not written.
     """
 
     def __init__(
-        self, layers: Sequence[LayerShape], num_slots: int, device: torch.device, *, is_pinned: bool = False
+        self,
+        layers: Sequence[LayerShape],
+        num_slots: int,
+        device: torch.device,
+        *,
+        is_pinned: bool = False,
+        is_zeroed: bool = False,
     ) -> None:
         def pool(layer: LayerShape, dim: int) -> torch.Tensor:
             shape = (num_slots, layer.num_kv_heads, dim)
-            return torch.empty(shape, dtype=layer.dtype, device=device, pin_memory=is_pinned)
+            tensor = torch.empty(shape, dtype=layer.dtype, device=device, pin_memory=is_pinned)
+            return tensor.zero_() if is_zeroed else tensor
 
         self.keys = [pool(layer, layer.key_dim) for layer in layers]
         self.values = [pool(layer, layer.value_dim) for layer in layers]

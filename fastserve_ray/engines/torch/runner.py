@@ -7,6 +7,7 @@ one row of tokens, whatever mix of decoding and prompts it holds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ import numpy as np
 import torch
 
 from fastserve_ray.engines.torch.attention import ATTENTION_NAME, ProbeStep, running, step_attention
-from fastserve_ray.engines.torch.kv_cache import KvCache, KvOps, LayerShape
+from fastserve_ray.engines.torch.kv_cache import BLOCK_SIZE, KvCache, KvOps, LayerShape
+from fastserve_ray.engines.torch.paged.forward import PagedForward
+from fastserve_ray.engines.torch.paged.step import PagedCache
 from fastserve_ray.engines.torch.profile import Profile
 from fastserve_ray.engines.torch.ragged import RaggedStep, Span
 from fastserve_ray.engines.torch.swap import Swapper
@@ -23,6 +26,8 @@ from fastserve_ray.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fastserve_ray.engines.torch.paged.kernels import PagedKernel
+    from fastserve_ray.engines.torch.paged.step import PagedLimits
     from fastserve_ray.engines.torch.scheduler import Chunk, StepPlan
 
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -98,12 +103,26 @@ class Runner:
         model: as `adopt` left it.
         num_slots: tokens in the KV cache.
         num_host_slots: tokens in the pool that swapped sequences go to; 0 for none.
+        paged: attention by this kernel, for steps within these limits; None for the gather path.
     """
 
-    def __init__(self, model: Any, layers: Sequence[LayerShape], num_slots: int, num_host_slots: int = 0) -> None:
+    def __init__(
+        self,
+        model: Any,
+        layers: Sequence[LayerShape],
+        num_slots: int,
+        num_host_slots: int = 0,
+        *,
+        paged: tuple[PagedKernel, PagedLimits] | None = None,
+    ) -> None:
         self._model = model
         self._device = model.device
-        self._cache = KvCache(layers, num_slots, model.device)
+        self.paged: PagedForward | None = None
+        if paged is None:
+            self._cache = KvCache(layers, num_slots, model.device)
+        else:
+            self._cache = KvCache(layers, num_slots + BLOCK_SIZE, model.device, is_zeroed=True)
+            self.paged = PagedForward(PagedCache(self._cache, *paged), partial(forward, model))
         self._swapper = Swapper(self._cache, layers, num_host_slots)
 
     def run(self, plan: StepPlan) -> tuple[list[Chunk], torch.Tensor]:
@@ -132,6 +151,8 @@ class Runner:
         self._swapper.begin(step.kv)
         if not step.ids:
             return torch.empty(0, 0)
+        if self.paged is not None:
+            return self.paged.run(step)
         with running(RaggedStep(self._cache, step.spans)):
             return forward(
                 self._model,

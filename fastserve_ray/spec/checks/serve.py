@@ -24,6 +24,7 @@ def check_serve(spec: RunSpec) -> Iterator[Finding]:
         return
     yield from _replicas(spec.serve)
     yield from _budgets(spec.serve.engine)
+    yield from _attention(spec.serve.engine)
     yield from _model_length(spec, spec.serve.engine)
     yield from whole_gpus(spec.serve.resources_per_replica, ("serve", "resources_per_replica"))
 
@@ -64,6 +65,17 @@ def _budgets(engine: EngineSpec) -> Iterator[Finding]:
             str(cache),
             f"at least {length}",
             uses=((*_ENGINE, "max_model_len"),),
+        )
+
+
+def _attention(engine: EngineSpec) -> Iterator[Finding]:
+    if engine.attention == "flex" and engine.device == "cpu":
+        yield Finding(
+            (*_ENGINE, "attention"),
+            "flex attention needs a GPU, and serve.engine.device is cpu",
+            "flex",
+            "auto, gather",
+            uses=((*_ENGINE, "device"),),
         )
 
 
