@@ -1,8 +1,10 @@
 """Decode steps of the engine in bf16 against the bound of the memory's bandwidth, on a GPU.
 
 A decode step reads every weight once and every sequence's keys and values once. Those bytes over the bandwidth, which
-is measured here by copying, are the least seconds that a step can take; the table shows how near the engine comes.
-Random weights, greedy, all requests alike and present at the start; figures are medians of steps in which all decode.
+is measured here by copying, are the least seconds that a step can take; the table shows how near the engine comes, with
+attention that gathers, with flex attention, and with flex attention in CUDA graphs (where steps could not be captured
+the log says so). Random weights, greedy, all requests alike and present at the start; figures are medians of steps in
+which all decode.
 
     python -m benchmarks.engine_gpu [--quick] [--json FILE] [--device cuda|cpu]
 """
@@ -33,6 +35,12 @@ QUICK_SHAPES = (Shape("quickstart (2M)", 4096, 160, 4, 4, 4, 432),)
 NUM_REQUESTS = (1, 16, 64)
 NUM_PROMPT_TOKENS = 512
 NUM_STEPS = 64
+ATTENTIONS: dict[str, dict[str, Any]] = {
+    "gather": {"attention": "gather"},
+    "flex": {"attention": "flex", "cuda_graphs": False},
+    "flex, graphs": {"attention": "flex", "cuda_graphs": True},
+}
+"""Names in the table, and what the engine is told."""
 COPY_BYTES = 2**30
 
 
@@ -79,27 +87,49 @@ def decode_seconds(engine: TorchEngine, num_requests: int, num_prompt_tokens: in
 def measure(
     shape: Shape, device: torch.device, bytes_per_second: float, num_prompt_tokens: int
 ) -> list[dict[str, Figure]]:
+    """Every attention in turn, each over a model of its own, since an engine keeps what it takes over."""
+    names = list(ATTENTIONS) if device.type == "cuda" else ["gather"]
+    return [row for name in names for row in _measure(shape, name, device, bytes_per_second, num_prompt_tokens)]
+
+
+def _measure(
+    shape: Shape, attention: str, device: torch.device, bytes_per_second: float, num_prompt_tokens: int
+) -> list[dict[str, Figure]]:
     max_model_len = num_prompt_tokens + 2 * NUM_STEPS
     torch.set_default_device(device)  # billions of weights are drawn where they are used
     model = shape.build(max_model_len).to(device, torch.bfloat16)
     torch.set_default_device("cpu")
-    spec = EngineSpec(max_num_seqs=max(NUM_REQUESTS), prefix_caching=False, max_num_batched_tokens=8192)
+    spec = EngineSpec(
+        device="cuda" if device.type == "cuda" else "cpu",
+        max_num_seqs=max(NUM_REQUESTS),
+        prefix_caching=False,
+        max_num_batched_tokens=8192,
+        **ATTENTIONS[attention],
+    )
     rows: list[dict[str, Figure]] = []
+    begin = perf_counter()
     with closing(build_generate_engine(model, tokenizer_for(shape.vocab_size), spec)) as engine:
+        seconds_to_open = perf_counter() - begin
         for num_requests in NUM_REQUESTS:
             seconds = decode_seconds(engine, num_requests, num_prompt_tokens)
             least = step_bytes(model, shape, num_requests, num_prompt_tokens + NUM_STEPS // 4) / bytes_per_second
             rows.append(
                 {
                     "model": shape.name,
+                    "attention": attention,
                     "requests": num_requests,
                     "tok/s": num_requests / seconds,
                     "ms a step": 1e3 * seconds,
                     "least ms": 1e3 * least,
                     "of the bound": least / seconds,
+                    "s to open": seconds_to_open,
                 }
             )
     return rows
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
 
 
 def main() -> None:
@@ -112,7 +142,7 @@ def main() -> None:
     shapes, num_prompt_tokens = (QUICK_SHAPES, 64) if arguments.quick else (SHAPES, NUM_PROMPT_TOKENS)
     bytes_per_second = bandwidth(device, COPY_BYTES // 16 if arguments.quick else COPY_BYTES)
     rows = [row for shape in shapes for row in measure(shape, device, bytes_per_second, num_prompt_tokens)]
-    title = f"decode in bf16 on {device}, {bytes_per_second / 1e9:.0f} GB/s measured by copying"
+    title = f"decode in bf16 on {device_name(device)}, {bytes_per_second / 1e9:.0f} GB/s measured by copying"
     report(title, rows, json_file=arguments.json)
 
 
