@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -10,6 +10,7 @@ from fastserve_ray.data.chat import contents
 from fastserve_ray.data.dataset import TOKENIZER_FOLDER, DatasetInfo, write_prepared
 from fastserve_ray.data.encode import Encoder
 from fastserve_ray.data.labels import LabelMap, make_label_map
+from fastserve_ray.data.masked import is_paired, masked_tables
 from fastserve_ray.data.packing import WholePacker, chat_table, pack, packed_table, plain_texts, ragged
 from fastserve_ray.data.sources import RawRows, read_rows
 from fastserve_ray.data.split import held_out
@@ -31,6 +32,7 @@ def prepare_dataset(spec: RunSpec, folder: Path, progress: Progress = silent) ->
     says where they begin, and the last row of each table may be shorter (see ``packing.Packer``). Validation rows also
     have ``text``, for golden prompts.
     Conversations are packed whole, and ``answers`` says what is trained (see ``packing.WholePacker``).
+    Masked LM: rows of sentences, alone or in pairs, with what masking needs to know (see ``masked``).
     Text classification: ``input_ids`` cut to ``data.max_length`` with the tokenizer's special tokens, ``label`` (the
     class id) and ``text``. The same input gives the same bytes.
 
@@ -50,7 +52,10 @@ def prepare_dataset(spec: RunSpec, folder: Path, progress: Progress = silent) ->
     tokenizer = make_tokenizer(spec.model, contents(train.texts) if is_chat else train.texts)
     tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
     encoder, length = Encoder(tokenizer, len(train) + len(validation), progress), spec.data.max_length
-    if labels is not None:
+    if spec.model.task == "masked-lm":
+        splits = ((train, "data.train"), (validation, "data.validation"))
+        tables = [_masked(spec, tokenizer, rows, key) for rows, key in splits]
+    elif labels is not None:
         tables = [_classified(encoder, rows, labels, length) for rows in (train, validation)]
     else:
         pack_rows = _chats if is_chat else _packed
@@ -91,6 +96,16 @@ def read_splits(data: DataSpec, *, with_labels: bool) -> tuple[RawRows, RawRows]
 def _classified(encoder: Encoder, rows: RawRows, labels: LabelMap, max_length: int) -> pa.Table:
     ids = ragged(encoder.encode(rows.texts, max_length=max_length))
     return pa.table({"input_ids": ids, "label": labels.ids(rows), "text": rows.texts})
+
+
+def _masked(spec: RunSpec, tokenizer: Any, rows: RawRows, key: str) -> pa.Table:
+    assert spec.data is not None
+    paired = is_paired(spec)
+    options: dict[str, Any] = {"max_length": spec.data.max_length, "is_paired": paired, "seed": spec.data.seed}
+    tables = list(masked_tables(tokenizer, rows.texts.to_pylist(), **options))
+    if not tables:
+        raise DataError("there is not enough text for a single row", value=f"{len(rows)} documents", key=key)
+    return pa.concat_tables(tables).combine_chunks()
 
 
 def _chats(encoder: Encoder, rows: RawRows, max_length: int, key: str) -> pa.Table:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 END = "<|endoftext|>"
 PAD = "<|pad|>"
+MASK = "<|mask|>"
+"""In vocabularies for masked-lm, after all others."""
 ROLES = ("system", "user", "assistant")
 SPECIAL_TOKENS = (END, PAD, *(f"<|{role}|>" for role in ROLES))
 MAX_TRAINING_CHARACTERS = 200_000_000
@@ -69,8 +71,9 @@ def _without_template(model: ModelSpec, texts: pa.Array) -> Any:
 def train_bpe(texts: pa.Array, vocab_size: int, task: str) -> Any:
     """A byte-level BPE tokenizer (Sennrich et al. 2016; bytes and splits as in GPT-2). The same texts give the same.
 
-    Special tokens come first: end of text (0), padding (1), chat roles. For classification each text is put between
-    two end tokens, since encoders read the class off the first position and decoders off the last.
+    Special tokens come first: end of text (0), padding (1), chat roles. For classification and
+    masked-lm each text is put between two end tokens, since encoders read the class off the first position and decoders
+    off the last.
 
     Args:
         vocab_size: at most; little text gives fewer entries.
@@ -78,21 +81,24 @@ def train_bpe(texts: pa.Array, vocab_size: int, task: str) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
+    extra = [MASK] if task == "masked-lm" else []
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=[*SPECIAL_TOKENS, *extra],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     with all_cores():
         tokenizer.train_from_iterator(_batches(texts), trainer)
-    if task == "text-classification":
+    if task != "text-generation":
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{END} $A {END}", special_tokens=[(END, tokenizer.token_to_id(END))]
+            single=f"{END} $A {END}",
+            pair=f"{END} $A {END} $B:1 {END}:1",
+            special_tokens=[(END, tokenizer.token_to_id(END))],
         )
     made = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -101,6 +107,7 @@ def train_bpe(texts: pa.Array, vocab_size: int, task: str) -> Any:
         pad_token=PAD,
         additional_special_tokens=list(SPECIAL_TOKENS[2:]),
         clean_up_tokenization_spaces=False,
+        **({"mask_token": MASK, "cls_token": END, "sep_token": END} if extra else {}),
     )
     made.chat_template = CHAT_TEMPLATE
     return made

@@ -29,6 +29,14 @@ def open_engine(folder: str | Path, task: TaskName, spec: EngineSpec | None = No
     """
     from fastserve_ray.models.loading import has_adapter
 
+    if task == "masked-lm":
+        raise EngineError(
+            "a masked language model is made to be fine-tuned; no engine runs it",
+            value=str(folder),
+            allowed="text-generation, text-classification",
+            key="model.task",
+            hint="fine-tune it: model.base: run@train with task: text-classification",
+        )
     if has_adapter(folder):
         raise EngineError(
             "this model needs its learned prompt, which no engine runs",

@@ -122,7 +122,7 @@ def _empty_model(folder: Path, task: str, dtype: torch.dtype) -> Any:
     settings.pop("quantization_config", None)
     model_type = settings.pop("model_type")
     config = transformers.AutoConfig.for_model(model_type, **settings)
-    auto_class = getattr(transformers, load_task(task).auto_class)
+    auto_class = getattr(transformers, load_task(task).auto_class_of(model_type))
     try:
         with quiet_transformers(), no_init_weights():
             model = auto_class.from_config(config, dtype=dtype)

@@ -103,11 +103,14 @@ def load_pretrained(
     from safetensors import SafetensorError
 
     tokenizer = load_tokenizer(reference, revision=revision, trust_remote_code=trust_remote_code)
-    auto_class = getattr(transformers, load_task(task).auto_class)
     labels = label_settings(num_labels, label_names)
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
+            config = transformers.AutoConfig.from_pretrained(
+                str(reference), revision=revision, trust_remote_code=trust_remote_code
+            )
+            auto_class = getattr(transformers, load_task(task).auto_class_of(config.model_type))
             model, report = auto_class.from_pretrained(
                 str(reference),
                 revision=revision,
@@ -153,7 +156,7 @@ def build_from_config(
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model: torch.nn.Module = getattr(transformers, load_task(task).auto_class).from_config(
+            model: torch.nn.Module = getattr(transformers, load_task(task).auto_class_of(made.model_type)).from_config(
                 made, dtype=torch.float32
             )
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError, ZeroDivisionError) as error:
@@ -207,11 +210,13 @@ def _refuse_missing_folder(reference: str | Path) -> None:
 
 
 def _refuse_missing_weights(model: Any, report: Mapping[str, Any], task: str, reference: str | Path) -> None:
-    """A new classification head is welcome; any other weight left random means that the model is of another kind."""
+    """A new head over whole texts is welcome; any other weight left random means that the model is of another kind."""
     missing = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
     if task == "text-classification":
         body = f"{model.base_model_prefix}."
         missing = [name for name in missing if name.startswith(body) and "pooler" not in name]
+    if task == "masked-lm":
+        missing = [name for name in missing if "pooler" not in name and "seq_relationship" not in name]
     if missing:
         raise ModelError(
             f"these weights are not of a {task} model: {len(missing)} are missing, for example {missing[0]}",

@@ -102,7 +102,7 @@ def train_activations(
         batch: sequences in the micro batch.
         length: tokens in each.
     """
-    has_logits = task == "text-generation"
+    has_logits = task != "text-classification"
     tables = (model.vocab_size + model.num_positions) * model.hidden_size
     untied = has_logits and not model.has_tied_embeddings
     head = model.vocab_size * model.hidden_size if has_logits else 0

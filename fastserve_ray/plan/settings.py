@@ -40,6 +40,8 @@ def stage_settings(spec: RunSpec, stage: str) -> dict[str, JsonValue]:
 
 def _data(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
     yield from _pick(data, _DATA_MODEL)
+    if data["model"]["task"] == "masked-lm":  # its type says whether there are pairs
+        yield from _pick(data, ("model.config.model_type", "model.trust_remote_code"))
     yield from _section(data, "data")
 
 

@@ -110,6 +110,13 @@ def deploy(
         PlacementError: a replica does not fit on any node; nothing was deployed.
         ServeError: the port is taken, or a replica does not start; the message holds the replica's own error.
     """
+    if task == "masked-lm":
+        raise ServeError(
+            "a masked language model is made to be fine-tuned; there is no endpoint for it",
+            value=str(model),
+            allowed="a model for text-generation or text-classification",
+            key="model.task",
+        )
     say = on_status or (lambda _: None)
     name = spec.model_name or model_name
     target = ServeTarget(ModelSource(str(model), storage, revision), task, name, spec)

@@ -92,6 +92,10 @@ class DataSpec(Section):
     """Rows of their own, or a fraction held out of ``train``. Quality is measured on these."""
     columns: Columns = Columns()
     max_length: int = Field(default=128, ge=8, le=1_000_000)
-    """Tokens in a training sequence: text generation packs documents to this length, classification cuts them."""
+    """Tokens in a training sequence: text generation packs documents to this length, classification cuts them,
+    masked-lm fills it with sentences of a document."""
+    next_sentence: bool | None = None
+    """masked-lm: rows are pairs of segments, and whether the second follows the first is learned too; left out: where
+    the model has a head for it, as BERT has."""
     seed: int = Field(default=0, ge=0)
     """Decides the held-out rows and the order of the rows."""

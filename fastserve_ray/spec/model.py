@@ -8,7 +8,9 @@ from pydantic import Field, JsonValue
 
 from fastserve_ray.spec.base import PositiveInt, Section
 
-TaskName = Literal["text-generation", "text-classification"]
+TaskName = Literal["text-generation", "text-classification", "masked-lm"]
+NEXT_SENTENCE_TYPES = frozenset({"bert", "ernie", "megatron-bert", "mobilebert"})
+"""Model types whose pre-training class in transformers has a head for the next sentence."""
 
 
 class TokenizerSpec(Section):
@@ -24,7 +26,8 @@ class ModelSpec(Section):
     """Either ``base`` (a trained model) or ``config`` (a model from scratch)."""
 
     task: TaskName = "text-generation"
-    """What the model is for; decides columns, loss, metrics and the endpoints."""
+    """What the model is for; decides columns, loss, metrics and the endpoints. A ``masked-lm`` is pre-trained to be
+    fine-tuned (``model.base: run@train``), and is not served."""
     base: str | None = None
     """A hub id, a folder, a storage URI, or an artifact reference ``run@stage`` / ``artifact:ID``."""
     revision: str | None = None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 Goal = Literal["minimize", "maximize"]
 Row = Mapping[str, Any]
 """A row of a prepared dataset: ``input_ids`` (list of int), ``label`` (int) for classification, and ``lengths`` (list
-of int) of the documents in a packed row."""
+of int) of the documents in a packed row. Training adds ``draw``, integers that seed what a task draws for the row."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,10 @@ class Task(Protocol):
     """What is tuned and judged when the user names nothing: ``eval_loss`` or ``eval_accuracy``."""
     auto_class: str
     """Class of ``transformers`` that loads the model, for example ``AutoModelForCausalLM``."""
+
+    def auto_class_of(self, model_type: str) -> str:
+        """The class for a model type, where it is another than ``auto_class``."""
+        ...
 
     def collate(self, rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
         """Rows to tensors ``input_ids``, ``attention_mask`` (B, T) and ``labels`` ((B, T) or (B,)), int64, padded

@@ -14,6 +14,7 @@ TASKS = LazyTable(
     "model.task",
     {
         "text-generation": "fastserve_ray.tasks.text_generation:TextGeneration",
+        "masked-lm": "fastserve_ray.tasks.masked_lm:MaskedLM",
         "text-classification": "fastserve_ray.tasks.text_classification:TextClassification",
     },
 )

@@ -21,6 +21,10 @@ class TextClassification:
     default_metric = "eval_accuracy"
     auto_class = "AutoModelForSequenceClassification"
 
+    def auto_class_of(self, model_type: str) -> str:
+        """The same for all."""
+        return self.auto_class
+
     def collate(self, rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
         """``labels`` (B,) are the class ids."""
         input_ids, mask = pad_right(rows, pad_token_id)

@@ -27,6 +27,10 @@ class TextGeneration:
     default_metric = "eval_loss"
     auto_class = "AutoModelForCausalLM"
 
+    def auto_class_of(self, model_type: str) -> str:
+        """The same for all."""
+        return self.auto_class
+
     def collate(self, rows: Sequence[Row], pad_token_id: int) -> dict[str, torch.Tensor]:
         """``labels`` (B, T) are the input tokens, and -100 where padded or where a document starts.
 

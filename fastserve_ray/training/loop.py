@@ -101,17 +101,18 @@ class TrainingLoop:
         """This worker's micro batches, and the labels and input tokens of the global batch."""
         rank, size, accumulation = self.world.data_rank, self.world.data_size, self.train.passes_per_step
         parts = self.plan.micro_batches(step, rank=rank, size=size, accumulation=accumulation)
-        batches = [self._collate(part) for part in parts]
+        draw = (self.train.seed, step // self.plan.steps_per_epoch)
+        batches = [self._collate(part, draw) for part in parts]
         real = [batch for batch, is_real in batches if is_real]
         count, tokens = self.world.sum(
             sum(self.task.count(batch) for batch in real), sum(int(batch["attention_mask"].sum()) for batch in real)
         )
         return [MicroBatch(batch, 1.0 / count if is_real else 0.0) for batch, is_real in batches], count, tokens
 
-    def _collate(self, indices: NDArray[np.int64]) -> tuple[dict[str, torch.Tensor], bool]:
+    def _collate(self, indices: NDArray[np.int64], draw: tuple[int, ...] = ()) -> tuple[dict[str, torch.Tensor], bool]:
         """A micro batch on the device; an empty share becomes one row that counts for nothing, so that every worker
         takes part in every exchange."""
-        rows = [self.dataset.train[int(index)] for index in indices]
+        rows = [{**self.dataset.train[int(index)], "draw": draw} for index in indices]
         batch = self.task.collate(rows or [self.dataset.train[0]], self.dataset.info.pad_token_id)
         return to_device(batch, self.world.device), bool(rows)
 

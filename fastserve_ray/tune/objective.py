@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastserve_ray.spec.run import RunSpec
     from fastserve_ray.tasks.protocol import Goal
 
-DEFAULT_METRICS = {"text-generation": "eval_loss", "text-classification": "eval_accuracy"}
+DEFAULT_METRICS = {"text-generation": "eval_loss", "text-classification": "eval_accuracy", "masked-lm": "eval_loss"}
 WORST = 1e30
 """Reported for a trial that failed: finite, because schedulers and searchers do arithmetic with it."""
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 def check_compress(spec: RunSpec) -> Iterator[Finding]:
     """One measure for pruning, and quantization at the end."""
+    if spec.compress and spec.model.task == "masked-lm":
+        allowed = "compress the model that is fine-tuned from it"
+        message = "a masked language model is made to be fine-tuned"
+        yield Finding(("compress",), message, None, allowed, uses=(("model", "task"),))
     last = len(spec.compress) - 1
     for index, step in enumerate(spec.compress):
         path: Path = ("compress", index)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastserve_ray.spec.data import FilesSource, PythonDocsSource
+from fastserve_ray.spec.model import NEXT_SENTENCE_TYPES
 from fastserve_ray.spec.problems import Finding
+from fastserve_ray.spec.words import listing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,9 +66,23 @@ def check_chat(spec: RunSpec) -> Iterator[Finding]:
             yield Finding(("data", name, "path"), "plain text has no conversations", source.path, allowed, uses=uses)
 
 
+def check_next_sentence(spec: RunSpec) -> Iterator[Finding]:
+    """Pairs of segments only for a model that learns from them."""
+    wanted = None if spec.data is None else spec.data.next_sentence
+    at = ("data", "next_sentence")
+    if wanted is not None and spec.model.task != "masked-lm":
+        yield Finding(at, f"not for {spec.model.task}", str(wanted).lower(), "masked-lm", uses=(("model", "task"),))
+    kind = (spec.model.config or {}).get("model_type")
+    if wanted and kind is not None and kind not in NEXT_SENTENCE_TYPES:
+        allowed = f"false, or a model of type {listing(sorted(NEXT_SENTENCE_TYPES))}"
+        uses = (("model", "config", "model_type"),)
+        yield Finding(at, f"models of type {kind} have no head for the next sentence", "true", allowed, uses=uses)
+
+
 def check_data(spec: RunSpec) -> Iterator[Finding]:
     """Rows that the task can use."""
     yield from check_chat(spec)
+    yield from check_next_sentence(spec)
     if spec.data is None or spec.model.task != "text-classification":
         return
     task = ("model", "task")

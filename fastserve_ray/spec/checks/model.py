@@ -81,10 +81,10 @@ def _ignored(model: ModelSpec) -> Iterator[Finding]:
             "with model.base",
             uses=(base, config),
         )
-    if model.num_labels is not None and model.task == "text-generation":
+    if model.num_labels is not None and model.task != "text-classification":
         yield Finding(
             ("model", "num_labels"),
-            "text generation has no labels",
+            f"{model.task} has no labels",
             str(model.num_labels),
             "with task text-classification",
             uses=(("model", "task"),),

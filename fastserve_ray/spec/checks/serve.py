@@ -22,6 +22,14 @@ def check_serve(spec: RunSpec) -> Iterator[Finding]:
     """Replica counts in order, and an engine whose budgets fit together."""
     if spec.serve is None:
         return
+    if spec.model.task == "masked-lm":
+        yield Finding(
+            ("serve",),
+            "a masked language model is made to be fine-tuned; there is no endpoint for it",
+            None,
+            "a file without `serve`; then one with model.base: run@train and task: text-classification",
+            uses=(("model", "task"),),
+        )
     yield from _replicas(spec.serve)
     yield from _budgets(spec.serve.engine)
     yield from _attention(spec.serve.engine)

@@ -13,6 +13,9 @@ from fastserve_ray.training.adapters.tuners import NAME, Tuner, lora_targets
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_SENSITIVITY, _UNCERTAINTY, _KEPT = "sensitivity", "uncertainty", "kept"
+"""Kinds of optimizer state: smoothed importance of each entry, its spread, and which ranks are settled."""
+
 
 class AdaLoraTuner(Tuner[AdaLoraAdapter]):
     """``train.adapter.kind: adalora``. Works in hooks of the optimizer: before an update, when gradients are those of
@@ -69,31 +72,35 @@ class AdaLoraTuner(Tuner[AdaLoraAdapter]):
             weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
     def _share_out_ranks(self, optimizer: torch.optim.Optimizer) -> None:
-        """The number of the step is the optimizer's own, which a resumed run restores."""
-        step = int(next(iter(optimizer.state.values()))["step"])
+        """The number of the step and the importance so far are the optimizer's state, so a checkpoint has them."""
+        weights = {name: weight for name, weight in self.tuner.model.named_parameters() if weight.requires_grad}
+        step = int(optimizer.state[next(iter(weights.values()))]["step"])
+        if step > 1:
+            self._recall(optimizer, weights)
         self.tuner.update_and_allocate(step)
+        self._remember(optimizer, weights)
 
-    def extras(self) -> dict[str, torch.Tensor]:
-        """What a checkpoint must hold besides weights and moments: importance so far, and the settled ranks."""
-        allocator = self.tuner.rankallocator
-        found = {f"sensitivity.{name}": value for name, value in allocator.exp_avg_ipt.items()}
-        found |= {f"uncertainty.{name}": value for name, value in allocator.exp_avg_unc.items()}
-        pattern: dict[str, list[bool]] = self.tuner.peft_config[NAME].rank_pattern or {}
-        return found | {f"ranks.{name}": torch.tensor(kept) for name, kept in pattern.items()}
-
-    def restore(self, extras: Mapping[str, torch.Tensor]) -> None:
-        """Go on from ``extras``."""
+    def _recall(self, optimizer: torch.optim.Optimizer, weights: Mapping[str, torch.Tensor]) -> None:
         allocator, pattern = self.tuner.rankallocator, {}
-        for key, value in extras.items():
-            kind, _, name = key.partition(".")
-            if kind == "ranks":
-                pattern[name] = value.tolist()
-                continue
-            weight = self.tuner.model.get_parameter(name)
-            kept = allocator.exp_avg_ipt if kind == "sensitivity" else allocator.exp_avg_unc
-            kept[name] = value.to(weight.device)
-            allocator.ipt[name] = torch.zeros_like(weight)
+        for name, weight in weights.items():
+            state = optimizer.state[weight]
+            if _SENSITIVITY in state:
+                allocator.ipt[name] = torch.zeros_like(weight)
+                allocator.exp_avg_ipt[name], allocator.exp_avg_unc[name] = state[_SENSITIVITY], state[_UNCERTAINTY]
+            if _KEPT in state:
+                pattern[name] = state[_KEPT].bool().flatten().tolist()
         self.tuner.peft_config[NAME].rank_pattern = pattern or None
+
+    def _remember(self, optimizer: torch.optim.Optimizer, weights: Mapping[str, torch.Tensor]) -> None:
+        allocator, pattern = self.tuner.rankallocator, self.tuner.peft_config[NAME].rank_pattern or {}
+        for name, weight in weights.items():
+            state = optimizer.state[weight]
+            found = {_SENSITIVITY: allocator.exp_avg_ipt.get(name), _UNCERTAINTY: allocator.exp_avg_unc.get(name)}
+            if name in pattern:
+                found[_KEPT] = torch.tensor(pattern[name], dtype=weight.dtype, device=weight.device).view_as(weight)
+            for kind in (_SENSITIVITY, _UNCERTAINTY, _KEPT):
+                state.pop(kind, None)
+            state.update({kind: value for kind, value in found.items() if value is not None})
 
 
 def _distance(factor: torch.Tensor) -> torch.Tensor:
