@@ -44,6 +44,7 @@ PEERS = {
     "ours fp32": Peer("ours", OUR_ENVIRONMENT, "fp32"),
     "ours int8-weight-only": Peer("ours", OUR_ENVIRONMENT, "int8-weight-only"),
     "ours int8-dynamic": Peer("ours", OUR_ENVIRONMENT, "int8-dynamic"),
+    "ours int8-dynamic+head": Peer("ours", OUR_ENVIRONMENT, "int8-dynamic+head"),
     "openvino fp32": Peer("openvino", "openvino", "fp32"),
     "openvino int8": Peer("openvino", "openvino", "int8"),
     "openvino bf16": Peer("openvino", "openvino", "bf16"),

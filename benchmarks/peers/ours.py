@@ -6,7 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from benchmarks.peers import adaptor
-from benchmarks.peers.workload import MAX_MODEL_LEN, MAX_NUM_SEQS, Asked
+from benchmarks.peers.workload import LARGEST_STEP, MAX_MODEL_LEN, MAX_NUM_SEQS, Asked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from fastserve_ray.engines.protocol import GenerateEngine
 
 TASK = "text-generation"
+INT8_HEAD = "+head"
+"""After a precision: output layer and embedding in int8 too (serve.engine.int8_output_layer)."""
 
 
 class Ours:
     PACKAGES: tuple[str, ...] = ("torch", "transformers")
 
     def convert(self, source: Path, target: Path, precision: str) -> None:
+        precision = precision.removesuffix(INT8_HEAD)
         if precision == "fp32":
             shutil.copytree(source, target, dirs_exist_ok=True)
             return
@@ -38,7 +41,13 @@ class Ours:
         from fastserve_ray.engines.table import open_engine
         from fastserve_ray.spec.serve import EngineSpec
 
-        spec = EngineSpec(num_threads=threads, max_num_seqs=MAX_NUM_SEQS, max_model_len=MAX_MODEL_LEN)
+        spec = EngineSpec(
+            num_threads=threads,
+            max_num_seqs=MAX_NUM_SEQS,
+            max_model_len=MAX_MODEL_LEN,
+            max_num_batched_tokens=LARGEST_STEP,
+            int8_output_layer=precision.endswith(INT8_HEAD),
+        )
         return _Engine(open_engine(folder, TASK, spec))  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ MAX_NUM_SEQS = 16
 MAX_MODEL_LEN = 384
 """The longest prompt and the longest completion together; each engine's KV cache holds MAX_NUM_SEQS of them."""
 LARGEST_STEP = 2048
-"""Tokens in one step at most, for peers that take such a limit; ours has its default."""
+"""Tokens in one step at most, for engines that take such a limit."""
 
 
 @dataclass(frozen=True)

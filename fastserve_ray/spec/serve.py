@@ -63,6 +63,9 @@ class EngineSpec(Section):
     """Keep what was read, and share it between requests that begin alike."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto takes the type the weights are stored in."""
+    int8_output_layer: bool = False
+    """Text generation: hold the output layer in int8, and the embedding too where both have one weight: a quarter of
+    their bytes, in memory and in every decode step. ``verify`` measures the model in this form."""
     num_threads: PositiveInt | None = None
     """Torch threads; default: the replica's CPUs."""
 

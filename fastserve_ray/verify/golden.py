@@ -15,6 +15,7 @@ import torch
 from fastserve_ray.engines.offline import generate_all
 from fastserve_ray.engines.protocol import BatchEngine, GenerateEngine, GenerateRequest, SamplingParams
 from fastserve_ray.engines.table import open_engine
+from fastserve_ray.engines.torch.linears import quantize_output_layer
 from fastserve_ray.models.loading import LoadedModel, load_pretrained
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def replay(
     Raises:
         EngineError: the engine cannot run the model.
     """
-    plain = load_pretrained(folder, task, dtype=engine_spec.dtype)
+    plain = load_as_served(folder, task, engine_spec)
     if task == "text-classification":
         return _replay_classifier(folder, parent, plain, [str(row["text"]) for row in rows], engine_spec)
     engine = cast("GenerateEngine", open_engine(folder, task, engine_spec))
@@ -99,6 +100,14 @@ def replay(
     if parent is not None:
         expected = _generate(cast("GenerateEngine", open_engine(parent, task, engine_spec)), prompts, num_tokens)
     return _golden(checks, _share_of_equal_tokens(answers, expected), _tolerance(plain))
+
+
+def load_as_served(folder: Path, task: TaskName, engine_spec: EngineSpec) -> LoadedModel:
+    """Plain transformers with the weights that the engine will have: what it quantizes itself is quantized here too."""
+    loaded = load_pretrained(folder, task, dtype=engine_spec.dtype)
+    if engine_spec.int8_output_layer and task == "text-generation":
+        quantize_output_layer(loaded.model)
+    return loaded
 
 
 def _prompt(row: Row, max_model_len: int) -> Tokens:

@@ -13,13 +13,14 @@ from fastserve_ray.models.loading import has_adapter, load_pretrained
 from fastserve_ray.tasks.evaluate import evaluate
 from fastserve_ray.tasks.table import load_task
 from fastserve_ray.verify.gate import judge
-from fastserve_ray.verify.golden import NOT_SERVED, ROUNDING, replay
+from fastserve_ray.verify.golden import NOT_SERVED, ROUNDING, load_as_served, replay
 from fastserve_ray.verify.report import VerificationResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from fastserve_ray.models.loading import LoadedModel
     from fastserve_ray.spec import EngineSpec, VerifySpec
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.tasks.protocol import Row
@@ -57,11 +58,12 @@ def verify_model(
     """
     prepared = PreparedDataset.open(dataset)
     progress(step=0, total=3, message="measuring the model as it will be served")
-    metrics = _evaluate(folder, task, prepared)
-    expected = metrics if parent is None else dict(parent_metrics or {})
-    if parent is not None and any(name not in expected for name in spec.max_drop):
+    metrics = _evaluate(load_as_served(folder, task, engine_spec), task, prepared)
+    changes_weights = engine_spec.int8_output_layer
+    expected = metrics if parent is None and not changes_weights else dict(parent_metrics or {})
+    if any(name not in expected for name in spec.max_drop):
         progress(step=1, total=3, message="measuring the trained parent")
-        expected = _evaluate(parent, task, prepared)
+        expected = _evaluate(load_pretrained(parent or folder, task), task, prepared)
     golden = NOT_SERVED
     if is_served(folder, task):
         progress(step=2, total=3, message=f"replaying {spec.golden_inputs} golden inputs through the engine")
@@ -117,8 +119,7 @@ def golden_rows(prepared: PreparedDataset, count: int) -> list[Row]:
     return [rows[int(index)] for index in chosen]
 
 
-def _evaluate(folder: Path, task: TaskName, prepared: PreparedDataset) -> dict[str, float]:
-    loaded = load_pretrained(folder, task)
+def _evaluate(loaded: LoadedModel, task: TaskName, prepared: PreparedDataset) -> dict[str, float]:
     return evaluate(
         loaded.model,
         load_task(task),

@@ -13,12 +13,13 @@ from fastserve_ray.engines.torch.engine import TorchEngine
 from fastserve_ray.engines.torch.fused import fuse_layers
 from fastserve_ray.engines.torch.kv_cache import BLOCK_SIZE, LayerShape
 from fastserve_ray.engines.torch.limits import choose_max_model_len
-from fastserve_ray.engines.torch.linears import prepare_linears
+from fastserve_ray.engines.torch.linears import prepare_linears, quantize_output_layer
 from fastserve_ray.engines.torch.paged.choose import choose_kernel
 from fastserve_ray.engines.torch.paged.graphs import capture_decoding
 from fastserve_ray.engines.torch.paged.step import PagedLimits
-from fastserve_ray.engines.torch.policies import make_policy
+from fastserve_ray.engines.torch.policies import make_policy, needs_profile
 from fastserve_ray.engines.torch.probe import check_logits, reference_logits, refusing
+from fastserve_ray.engines.torch.profile import NOT_MEASURED
 from fastserve_ray.engines.torch.runner import Runner, adopt, measure_profile
 from fastserve_ray.engines.torch.scheduler import Scheduler
 from fastserve_ray.errors import EngineError
@@ -80,6 +81,8 @@ def build_generate_engine(
     """
     model.eval()
     max_model_len = choose_max_model_len(model.config, spec.max_model_len)
+    if spec.int8_output_layer:
+        quantize_output_layer(model)
     expected = reference_logits(model)
     with refusing(model):
         layers = adopt(model)
@@ -123,8 +126,9 @@ def assemble_engine(
 ) -> TorchEngine:
     """Everything around a runner: policy, scheduler, sampling, text."""
     longest = min(spec.max_num_batched_tokens, max_model_len)
+    profile = measure_profile(runner, longest) if needs_profile(spec.scheduler) else NOT_MEASURED
     scheduler = Scheduler(
-        make_policy(spec.scheduler, measure_profile(runner, longest)),
+        make_policy(spec.scheduler, profile),
         pool,
         host,
         max_num_seqs=spec.max_num_seqs,

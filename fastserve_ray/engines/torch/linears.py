@@ -9,11 +9,14 @@ linears.md has the figures.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
+from fastserve_ray.engines.torch.mapped import MappedWeights
+from fastserve_ray.errors import EngineError
 from fastserve_ray.models.layers import is_linear, replace_layer, weight_by_output
 from fastserve_ray.models.quantized import Int8DynamicLinear, Int8Linear, Int8WeightOnlyLinear
 from fastserve_ray.native.library import load_library
@@ -28,6 +31,30 @@ UNSIGNED_GROUP = 4
 
 
 @torch.no_grad()
+def quantize_output_layer(model: Any) -> None:
+    """Put an int8 output layer (`Int8DynamicLinear`) in place of the model's own, and where the embedding has the same
+    weight, let it read its rows from there. Before `prepare_linears`.
+
+    Raises:
+        EngineError: the output layer is no plain linear layer.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is not nn.Linear:
+        raise EngineError(
+            "the output layer of this model cannot be held in int8",
+            value=type(head).__name__,
+            allowed="a plain linear layer",
+            key="serve.engine.int8_output_layer",
+        )
+    layer = Int8DynamicLinear.from_float(head.weight.float(), head.bias)
+    for name, module in list(model.named_modules()):
+        if module is head:
+            replace_layer(model, name, layer)
+    for name, embedding in _embeddings_by_weight(model).get(id(head.weight), []):
+        replace_layer(model, name, SharedEmbedding(layer, embedding, head.weight.dtype))
+
+
+@torch.no_grad()
 def prepare_linears(model: nn.Module) -> int:
     """Replace what can be replaced of ``model``, in place: float32 and int8 linear layers on the CPU.
 
@@ -38,17 +65,27 @@ def prepare_linears(model: nn.Module) -> int:
     if library is None:
         return 0
     embeddings = _embeddings_by_weight(model)
+    shared = {id(each.layer): each for each in model.modules() if isinstance(each, SharedEmbedding)}
+    mapped = MappedWeights()
+    num_users = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
     num_replaced = 0
-    for name, module in list(model.named_modules()):
+    # by name, so that nothing here keeps a layer that was replaced, and its memory serves the next ones
+    for name in [name for name, _ in model.named_modules()]:
+        module = model.get_submodule(name)
         layer = _packed(module, library)
         if layer is None:
             continue
         weight = module.get_parameter("weight") if not isinstance(module, Int8Linear) else None
         replace_layer(model, name, layer)
         num_replaced += 1
+        if isinstance(layer, PackedInt8Linear) and id(module) in shared:
+            shared[id(module)].layer = layer
         if weight is not None and isinstance(layer, PackedLinear):
             for embedding_name, embedding in embeddings.pop(id(weight), []):
-                replace_layer(model, embedding_name, PackedEmbedding(layer, embedding))
+                replace_layer(model, embedding_name, SharedEmbedding(layer, embedding, torch.float32))
+                num_users[id(weight)] -= 1
+        if weight is not None and num_users[id(weight)] == 1:
+            mapped.release(weight)
     _let_go_of_files(model)
     return num_replaced
 
@@ -156,18 +193,39 @@ class PackedLinear(PackedLayer):
         )
 
 
-class PackedEmbedding(nn.Module):
+class SharedEmbedding(nn.Module):
     """An embedding whose weight is that of the output layer."""
 
-    def __init__(self, layer: PackedLinear, embedding: nn.Embedding) -> None:
+    def __init__(self, layer: RowsOf | Int8Linear, embedding: nn.Embedding, dtype: torch.dtype) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = embedding.num_embeddings, embedding.embedding_dim
         self._layer = [layer]
         """In a list, so that the layer is not this module's too."""
+        self._dtype = dtype
+
+    @property
+    def layer(self) -> RowsOf | Int8Linear:
+        """The output layer."""
+        return self._layer[0]
+
+    @layer.setter
+    def layer(self, layer: RowsOf) -> None:
+        self._layer[0] = layer
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(...) int64 to (..., embedding_dim)."""
-        return self._layer[0].rows_of(ids)
+        layer = self.layer
+        if isinstance(layer, Int8Linear):
+            return (layer.weight[ids] * layer.scale[ids, None]).to(self._dtype)
+        return layer.rows_of(ids).to(self._dtype)
+
+
+class RowsOf(Protocol):
+    """A packed layer whose weight can be looked up."""
+
+    def rows_of(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Rows of the weight: (...) int64 to (..., in_features)."""
+        ...
 
 
 class _PackedInt8(PackedLayer):
@@ -216,6 +274,13 @@ class PackedInt8Linear(_PackedInt8):
         if group == UNSIGNED_GROUP:
             corrections[: self.out_features] = 128 * module.weight.sum(dim=1, dtype=torch.int32)
         self.register_buffer("corrections", corrections)
+        self._group = group
+
+    def rows_of(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Rows of the weight, times their scales: (...) int64 to (..., in_features), float32."""
+        steps = self.panels.view(self._num_panels, -1, self._panel, self._group)
+        rows = steps[outputs // self._panel, :, outputs % self._panel].flatten(-2)[..., : self.in_features]
+        return rows * self.scale[outputs, None]
 
     def _multiply(self, rows: torch.Tensor, outputs: torch.Tensor) -> None:
         self._library.fs_int8(

@@ -39,3 +39,7 @@ class Profile:
     def service_seconds(self, num_tokens: int) -> float:
         """What a job is charged for ``num_tokens`` of its own in one step."""
         return self.decode_seconds if num_tokens == 1 else self.prefill_seconds(num_tokens)
+
+
+NOT_MEASURED = Profile(prefill=((1, 1.0),), decode_seconds=1.0)
+"""For policies that need an order of requests only: every token counts one."""

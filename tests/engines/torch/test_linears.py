@@ -10,14 +10,16 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from fastserve_ray.engines.offline import generate_all
-from fastserve_ray.engines.torch import linears
+from fastserve_ray.engines.torch import fused, linears
 from fastserve_ray.engines.torch.linears import (
-    PackedEmbedding,
     PackedInt8Linear,
     PackedLinear,
     PackedMixedLinear,
+    SharedEmbedding,
     prepare_linears,
+    quantize_output_layer,
 )
+from fastserve_ray.errors import EngineError
 from fastserve_ray.models.quantized import Int8DynamicLinear, Int8Linear, Int8WeightOnlyLinear
 from fastserve_ray.native import library
 from tests.engines.tiny import build_engine, build_model, generate, greedy, random_prompts
@@ -112,7 +114,7 @@ def test_transposed_weights_and_leading_dimensions(kernels: ctypes.CDLL) -> None
 def test_rows_of_a_shared_embedding(kernels: ctypes.CDLL) -> None:
     layer = linear(101, 24, has_bias=False)
     packed = PackedLinear(layer, kernels)
-    embedding = PackedEmbedding(packed, nn.Embedding(101, 24))
+    embedding = SharedEmbedding(packed, nn.Embedding(101, 24), torch.float32)
     ids = torch.tensor([[0, 100, 33], [31, 32, 0]])
     assert torch.equal(embedding(ids), layer.weight[ids])
     assert torch.equal(packed.weight, layer.weight)
@@ -156,3 +158,36 @@ def test_the_engine_answers_alike_without_kernels(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(linears, "load_library", lambda: None)
     without = generate_all(build_engine(build_model("qwen2")), requests)
     assert [found.token_ids for found in with_kernels] == [found.token_ids for found in without] == want
+
+
+def test_rows_of_an_int8_embedding(kernels: ctypes.CDLL) -> None:
+    layer = int8(Int8DynamicLinear, 101, 27)
+    ids = torch.tensor([[0, 100, 33], [31, 32, 0]])
+    assert torch.equal(PackedInt8Linear(layer, kernels).rows_of(ids), layer.weight[ids] * layer.scale[ids, None])
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("has_kernels", [False, True])
+def test_an_int8_output_layer_answers_as_in_plain_transformers(
+    is_tied: bool, has_kernels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_kernels:
+        for module in (linears, fused):
+            monkeypatch.setattr(module, "load_library", lambda: None)
+    prompts = random_prompts(5)
+    plain = build_model("qwen2", tie_word_embeddings=is_tied)
+    quantize_output_layer(plain)
+    expected = [generate(plain, prompt) for prompt in prompts]
+    engine = build_engine(build_model("qwen2", tie_word_embeddings=is_tied), int8_output_layer=True)
+    completions = generate_all(engine, [greedy(at, prompt) for at, prompt in enumerate(prompts)])
+    assert [each.token_ids for each in completions] == expected
+    kinds = {type(module) for module in engine._runner._model.modules()}
+    assert (PackedInt8Linear if has_kernels else Int8DynamicLinear) in kinds
+    assert (SharedEmbedding in kinds) == is_tied
+
+
+def test_an_output_layer_that_is_not_plain_is_refused() -> None:
+    model = build_model()
+    model.lm_head = nn.Sequential(model.lm_head)
+    with pytest.raises(EngineError, match="cannot be held in int8"):
+        quantize_output_layer(model)

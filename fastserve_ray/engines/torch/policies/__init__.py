@@ -23,6 +23,16 @@ POLICIES = LazyTable(
 )
 
 
+def needs_profile(spec: SchedulerSpec) -> bool:
+    """Whether the policy that ``spec`` names wants the model's speed measured when the engine opens; that takes a
+    second or so. A class says that it does not by ``NEEDS_PROFILE = False``.
+
+    Raises:
+        UnknownNameError: there is no such policy.
+    """
+    return bool(getattr(POLICIES.load(spec.policy), "NEEDS_PROFILE", True))
+
+
 def make_policy(spec: SchedulerSpec, profile: Profile) -> Policy:
     """The policy that ``spec`` names; a third party's is called with the same arguments.
 

@@ -18,6 +18,9 @@ class Fcfs:
     Simple and free of starvation; a long request ahead delays short ones behind it.
     """
 
+    NEEDS_PROFILE = False
+    """Only which of two requests runs later matters, and tokens tell that as well as seconds."""
+
     def __init__(self, spec: SchedulerSpec, profile: Profile) -> None:
         self._decode_seconds = profile.decode_seconds
 

@@ -190,6 +190,13 @@ def _prepare(
     rank: int, num_shards: int, init_method: str, folder: str | Path, spec: EngineSpec, *, host: str, timeout_s: float
 ) -> _Ready:
     """What all ranks do alike, in step: connect, load, and check that the model computes what it should."""
+    if spec.int8_output_layer:
+        raise EngineError(
+            "a sharded engine holds its output layer as it is stored",
+            value=True,
+            allowed="false",
+            key="serve.engine.int8_output_layer",
+        )
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
     is_alone_here = host != LOOPBACK

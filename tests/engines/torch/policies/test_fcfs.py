@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from fastserve_ray.engines.torch.policies import POLICIES, needs_profile
 from fastserve_ray.engines.torch.policies.fcfs import Fcfs
 from fastserve_ray.spec.serve import SchedulerSpec
 from tests.engines.torch.policies.jobs import PROFILE, FakeJob, Load, names, serve
@@ -19,3 +20,8 @@ def test_nobody_is_preempted() -> None:
 def test_next_times_are_what_those_in_front_may_still_ask_for() -> None:
     jobs = [FakeJob("a", max_tokens=10, num_completion_tokens=4), FakeJob("b", max_tokens=3), FakeJob("c")]
     assert Fcfs(SchedulerSpec(), PROFILE).next_times(jobs, 0.0) == [0.0, 6.0, 9.0]
+
+
+def test_only_fcfs_needs_no_measured_profile() -> None:
+    needing = {name: needs_profile(SchedulerSpec(policy=name)) for name in POLICIES}
+    assert needing == {name: name != "fcfs" for name in POLICIES}
