@@ -27,6 +27,11 @@ MAX_SHARE = 0.05
 """How much of what attention across documents changes may remain when they are packed with positions; 0 but for
 rounding."""
 
+MIXES_DOCUMENTS = (
+    "this model cannot keep packed documents apart, or has a learned prompt before each: they are trained one a row, "
+    "which gives the same result and costs the time of the padding"
+)
+
 _KEEPS_APART: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
 
 

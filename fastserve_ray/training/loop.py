@@ -16,6 +16,7 @@ import torch
 from fastserve_ray.data.dataset import PreparedDataset
 from fastserve_ray.errors import DataError
 from fastserve_ray.tasks.evaluate import to_device
+from fastserve_ray.tasks.packed import MIXES_DOCUMENTS, keeps_documents_apart
 from fastserve_ray.tasks.table import load_task
 from fastserve_ray.training.batches import BatchPlan
 from fastserve_ray.training.checkpoint.reader import CheckpointReader
@@ -64,6 +65,7 @@ class TrainingLoop:
         """
         with memory_errors(self.train):
             self._warn_about_precision()
+            self._warn_about_packing()
             sample, _ = self._collate(np.zeros(1, dtype=np.int64))
             self.strategy.setup(self.model, self.train, self.world, self.task, sample)
             first_step = self._resume()
@@ -165,6 +167,11 @@ class TrainingLoop:
         checkpoint = CheckpointReader(self.hooks.resume_from)
         self.strategy.load(checkpoint)
         return int(checkpoint.state["step"])
+
+    def _warn_about_packing(self) -> None:
+        is_packed = "lengths" in self.dataset.train[0]
+        if is_packed and self.hooks.warn is not None and self.world.is_first and not keeps_documents_apart(self.model):
+            self.hooks.warn(MIXES_DOCUMENTS)
 
     def _warn_about_precision(self) -> None:
         warning = precision_warning(self.train.precision, self.world.device)

@@ -111,9 +111,17 @@ def load_as_served(folder: Path, task: TaskName, engine_spec: EngineSpec) -> Loa
 
 
 def _prompt(row: Row, max_model_len: int) -> Tokens:
-    """The first half of a row's tokens, and no more than half of what the engine takes."""
-    tokens = [int(token) for token in row["input_ids"]]
+    """The first half of the tokens of a row's longest document, and no more than half of what the engine takes."""
+    tokens = _longest_document(row)
     return tuple(tokens[: max(1, min(len(tokens), max_model_len) // 2)])
+
+
+def _longest_document(row: Row) -> list[int]:
+    tokens = [int(token) for token in row["input_ids"]]
+    lengths = list(row.get("lengths") or [len(tokens)])
+    longest = lengths.index(max(lengths))
+    start = sum(lengths[:longest])
+    return tokens[start : start + lengths[longest]]
 
 
 def _generate(engine: GenerateEngine, prompts: Sequence[Tokens], num_tokens: int) -> list[Tokens]:

@@ -23,8 +23,11 @@ from fastserve_ray.verify.verify import verify_model
 from tests.training.tiny import model_spec, task_of, train_spec, write_dataset
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from fastserve_ray.spec import OtherAdapter
+    from fastserve_ray.training.adapters.protocol import Occasion
     from fastserve_ray.training.hooks import TrainResult
 
 FAMILIES = ("gpt2", "llama", "bert")
@@ -137,6 +140,41 @@ def test_a_prompt_may_start_from_words(datasets: dict[str, Path]) -> None:
     model, _ = build_model(job, PreparedDataset.open(job.dataset))
     words = model.get_base_model().get_input_embeddings().weight
     assert torch.equal(model.prompt_encoder["default"].embedding.weight, words[[8, 9, 8]])
+
+
+class BiasOnly:
+    """A user's own: BitFit (arXiv 2106.10199), which trains the biases in place."""
+
+    is_mergeable = True
+
+    def __init__(self, spec: OtherAdapter, occasion: Occasion) -> None:
+        self.part = str(spec.settings["part"])
+
+    def attach(self, model: torch.nn.Module) -> torch.nn.Module:
+        for name, weight in model.named_parameters():
+            weight.requires_grad_(name.endswith(".bias") and self.part in name)
+        return model
+
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        self.num_watched = sum(len(group["params"]) for group in optimizer.param_groups)
+
+    def merged(self, module: Any, state: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+        whole: torch.nn.Module = type(module)(module.config)
+        whole.load_state_dict(state)
+        return whole.eval()
+
+    def save(self, module: Any, state: Mapping[str, torch.Tensor], tokenizer: Any, folder: Path) -> None:
+        raise AssertionError("it is mergeable")
+
+
+def test_an_adapter_of_ones_own(datasets: dict[str, Path]) -> None:
+    own = {"kind": f"{__name__}:BiasOnly", "settings": {"part": "mlp"}}
+    job = job_of(datasets, "gpt2", own)
+    loop, result, losses = trained(job)
+    assert losses[-1] < losses[0]
+    found: Any = adapter_of(loop.model)
+    assert found.num_watched == 4
+    assert torch.equal(logits_of(result.model, job), logits_of(loop.model, job))
 
 
 def test_ranks_fall_to_their_target(datasets: dict[str, Path]) -> None:

@@ -35,7 +35,10 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "zero2-ia3": ("gpt2", 2, {"adapter": {"kind": "ia3"}}),
     "zero2-freeze": ("gpt2", 2, {"freeze": ["transformer.wte.*"], "layer_lr_decay": 0.5}),
     "zero3-lora": ("llama", 3, {"adapter": LORA}),
+    "zero3-ia3": ("gpt2", 3, {"adapter": {"kind": "ia3"}}),
     "zero3-prompt": ("llama", 3, {"adapter": PROMPT}),
+    "zero1-prefix": ("llama", 1, {"adapter": PREFIX}),
+    "zero3-prefix": ("gpt2", 3, {"adapter": PREFIX}),
 }
 MAX_DIFFERENCE = 1e-5
 
