@@ -194,7 +194,7 @@ def _publish(work: Work, publication: Publication, registry: Registry, result: T
 
 
 def _info(work: Work, result: TrainResult) -> dict[str, Any]:
-    from fastserve_ray.training.strategies.table import strategy_name
+    from fastserve_ray.training.strategies.table import strategy_label
 
     config: Any = result.model.config
     labels = config.id2label if work.model.task == "text-classification" else None
@@ -204,7 +204,7 @@ def _info(work: Work, result: TrainResult) -> dict[str, Any]:
         "model_type": config.model_type,
         "num_parameters": num_parameters(result),
         "label_names": None if labels is None else [labels[index] for index in sorted(labels)],
-        "strategy": strategy_name(parallel) + (f"-{parallel.zero}" if parallel.zero else ""),
+        "strategy": strategy_label(parallel),
         "workers": parallel.workers,
         "num_steps": result.num_steps,
     }

@@ -12,7 +12,7 @@ import torch
 from fastserve_ray.engines.offline import generate_all
 from fastserve_ray.engines.torch.paged.kernels import FlexKernel
 from fastserve_ray.engines.torch.shards.factory import open_sharded_engine
-from fastserve_ray.engines.torch.shards.plan import PLANS
+from fastserve_ray.models.cuts import PLANS
 from fastserve_ray.spec.serve import EngineSpec
 from tests.engines.tiny import build_engine, build_model, generate, greedy, random_prompts
 from tests.engines.torch.paged.cases import Case

@@ -1,4 +1,4 @@
-"""Two processes that run many training jobs one after another: torch and DeepSpeed are imported once."""
+"""Processes that run many training jobs one after another: torch and DeepSpeed are imported once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NUM_RANKS = 2
 TIMEOUT_SECONDS = 400
-START = "import sys; from tests.training.ranks import main; main(sys.argv[1], int(sys.argv[2]))"
+START = "import sys; from tests.training.ranks import main; main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Outcome:
     error: Exception | None
 
 
-def run_ranks(folder: Path, cases: list[Case]) -> dict[str, Outcome]:
-    """Outcomes by case name."""
+def run_ranks(folder: Path, cases: list[Case], num_ranks: int = NUM_RANKS) -> dict[str, Outcome]:
+    """Outcomes by case name; every case takes ``num_ranks`` ranks."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cases.pickle").write_bytes(pickle.dumps(cases))
     with socket.socket() as probe:
@@ -53,25 +53,25 @@ def run_ranks(folder: Path, cases: list[Case]) -> dict[str, Outcome]:
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", START, str(folder), str(rank)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(NUM_RANKS)},
+            [sys.executable, "-c", START, str(folder), str(rank), str(num_ranks)],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)},
             stdout=(folder / f"log-{rank}.txt").open("w"),
             stderr=subprocess.STDOUT,
         )
-        for rank in range(NUM_RANKS)
+        for rank in range(num_ranks)
     ]
     try:
         codes = [process.wait(TIMEOUT_SECONDS) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    logs = "\n".join((folder / f"log-{rank}.txt").read_text()[-4000:] for rank in range(NUM_RANKS))
-    assert codes == [0] * NUM_RANKS, logs
+    logs = "\n".join((folder / f"log-{rank}.txt").read_text()[-4000:] for rank in range(num_ranks))
+    assert codes == [0] * num_ranks, logs
     outcomes: dict[str, Outcome] = pickle.loads((folder / "result.pickle").read_bytes())
     return outcomes
 
 
-def main(path: str, rank: int) -> None:
+def main(path: str, rank: int, num_ranks: int) -> None:
     """In each process: reads ``cases.pickle``; rank 0 writes ``result.pickle``."""
     import torch
     import torch.distributed as dist
@@ -81,11 +81,13 @@ def main(path: str, rank: int) -> None:
 
     folder = Path(path)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=NUM_RANKS)
+    dist.init_process_group("gloo", rank=rank, world_size=num_ranks)
     cases: list[Case] = pickle.loads((folder / "cases.pickle").read_bytes())
-    world = World(rank=rank, size=NUM_RANKS)
-    outcomes = {case.name: run_case(case, world, folder / case.name) for case in cases}
-    error = world.first_error(ModelError("of rank 1") if rank == 1 else None)
+    outcomes = {}
+    for case in cases:
+        world = World.of(rank, num_ranks, "cpu", case.job.train.parallel)
+        outcomes[case.name] = run_case(case, world, folder / case.name)
+    error = World(rank, num_ranks).first_error(ModelError("of rank 1") if rank == 1 else None)
     outcomes["first error"] = Outcome([], {}, {}, None, error)
     if rank == 0:
         (folder / "result.pickle").write_bytes(pickle.dumps(outcomes))

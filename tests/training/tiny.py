@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from fastserve_ray.data.dataset import DatasetInfo, write_prepared
-from fastserve_ray.spec import ModelSpec, TrainSpec
+from fastserve_ray.spec import ModelSpec, ParallelSpec, TrainSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,8 +105,8 @@ def model_spec(family: str, *, dropout: bool = False) -> ModelSpec:
 
 
 def train_spec(**changes: Any) -> TrainSpec:
-    """Twenty steps of batches of 8; ``workers`` and ``zero`` go into ``parallel``."""
-    parallel = {key: changes.pop(key) for key in ("workers", "zero") if key in changes}
+    """Twenty steps of batches of 8; keys of ``ParallelSpec`` go into ``parallel``."""
+    parallel = {key: changes.pop(key) for key in ParallelSpec.model_fields if key in changes}
     settings = {
         "max_steps": 20,
         "batch_size": 8,

@@ -11,6 +11,9 @@ from fastserve_ray.training.checkpoint.plain import load_plain, plain_slices
 from fastserve_ray.training.precision import autocast
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
 from fastserve_ray.training.strategies.passes import Passes
+from fastserve_ray.training.tensor.cutting import cut_model
+from fastserve_ray.training.tensor.norm import clip_gradients
+from fastserve_ray.training.tensor.shards import whole_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +33,7 @@ class SingleStrategy:
     def setup(
         self, model: torch.nn.Module, train: TrainSpec, world: World, objective: Objective, sample: Batch
     ) -> None:
+        self._shards = cut_model(model, world)
         self.module = model.to(world.device)
         self._world = world
         self._max_grad_norm = float(train.max_grad_norm)
@@ -61,7 +65,7 @@ class SingleStrategy:
 
     def _clip(self) -> None:
         if self._max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self._max_grad_norm)
+            clip_gradients(self.module.parameters(), self._max_grad_norm, self._shards)
 
     def evaluate(self, micro_batches: Iterable[MicroBatch]) -> Sums:
         self.module.eval()
@@ -70,15 +74,13 @@ class SingleStrategy:
     def slices(self) -> Iterator[Slice]:
         """Workers with the same weights write a share each."""
         share = (self._world.data_rank, self._world.data_size)
-        return plain_slices(self.module, self._optimizer, share=share)
+        return plain_slices(self.module, self._optimizer, share=share, place_of=self._shards.place)
 
     def state(self) -> dict[str, JsonValue]:
         return {}
 
     def load(self, checkpoint: CheckpointReader) -> None:
-        load_plain(self.module, self._optimizer, checkpoint)
+        load_plain(self.module, self._optimizer, checkpoint, place_of=self._shards.place)
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
-        if not self._world.is_first:
-            return None
-        return {name: tensor.detach().cpu() for name, tensor in self.module.state_dict().items()}
+        return whole_state(self.module, self._shards, self._world)

@@ -23,14 +23,24 @@ STRATEGIES = LazyTable(
 
 
 def strategy_name(parallel: ParallelSpec) -> str:
-    """Pipeline before tensor before ZeRO, each with what is asked for besides; else DDP, else plain PyTorch."""
+    """Pipeline when asked for, else ZeRO, else DDP, else plain PyTorch. All but the first cut layers too."""
     if parallel.pipeline > 1:
         return "pipeline"
-    if parallel.tensor > 1:
-        return "tensor"
     if parallel.zero:
         return "zero"
     return "ddp" if parallel.workers > 1 else "single"
+
+
+def strategy_label(parallel: ParallelSpec) -> str:
+    """All that spreads the model, for people: ``tensor-2+zero-1``."""
+    name = strategy_name(parallel)
+    parts = [
+        f"pipeline-{parallel.pipeline}" if parallel.pipeline > 1 else "",
+        f"tensor-{parallel.tensor}" if parallel.tensor > 1 else "",
+        f"zero-{parallel.zero}" if parallel.zero else "",
+        f"offload-{parallel.offload}" if parallel.offload != "none" else "",
+    ]
+    return "+".join(part for part in parts if part) or name
 
 
 def make_strategy(parallel: ParallelSpec) -> Strategy:

@@ -7,9 +7,13 @@ import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch.distributed as dist
+
 from fastserve_ray.training.checkpoint.sharded import load_zero, zero_slices
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
 from fastserve_ray.training.strategies.passes import Passes
+from fastserve_ray.training.tensor.cutting import cut_model
+from fastserve_ray.training.tensor.shards import whole_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,10 +41,14 @@ class ZeroStrategy:
         self._world = world
         self._stage = train.parallel.zero
         self._passes = Passes(objective, nullcontext)  # DeepSpeed has a bf16 mode of its own
+        self._shards = cut_model(model, world)
         model = model.to(world.device)
+        mpu = None if world.tensor_group is None else Mpu(world)
+        deepspeed.utils.groups.mpu = mpu  # else that of an earlier run in this process stays
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=model,
             optimizer=make_adamw(model, train),
+            mpu=mpu,
             config=deepspeed_config(train),
             dist_init_required=False,
         )
@@ -63,27 +71,54 @@ class ZeroStrategy:
         return self._passes.evaluate(self._engine, micro_batches)
 
     def slices(self) -> Iterator[Slice]:
-        return zero_slices(self._engine, data_rank=self._world.data_rank)
+        return zero_slices(self._engine, data_rank=self._world.data_rank, place_of=self._shards.place)
 
     def state(self) -> dict[str, JsonValue]:
         return {}
 
     def load(self, checkpoint: CheckpointReader) -> None:
-        load_zero(self._engine, checkpoint)
+        load_zero(self._engine, checkpoint, place_of=self._shards.place)
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
         module = self._engine.module
         if self._stage < 3:
-            return self._copy(module.state_dict())
+            return whole_state(module, self._shards, self._world)
         import deepspeed
 
         with deepspeed.zero.GatheredParameters(list(module.parameters())):
-            return self._copy(module.state_dict())
+            return whole_state(module, self._shards, self._world)
 
-    def _copy(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-        if not self._world.is_first:
-            return None
-        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+class Mpu:
+    """The groups under the names by which DeepSpeed asks for them. All ranks make one together."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._data_group: Any = world.data_group
+        if world.data_size == 1:
+            self._data_group = [dist.new_group([rank]) for rank in range(world.size)][world.rank]
+
+    def get_model_parallel_rank(self) -> int:
+        return self._world.tensor_rank
+
+    def get_model_parallel_world_size(self) -> int:
+        return self._world.tensor_size
+
+    def get_model_parallel_group(self) -> Any:
+        return self._world.tensor_group
+
+    def get_data_parallel_rank(self) -> int:
+        return self._world.data_rank
+
+    def get_data_parallel_world_size(self) -> int:
+        return self._world.data_size
+
+    def get_data_parallel_group(self) -> Any:
+        return self._data_group
+
+    get_tensor_model_parallel_rank = get_model_parallel_rank
+    get_tensor_model_parallel_world_size = get_model_parallel_world_size
+    get_tensor_model_parallel_group = get_model_parallel_group
 
 
 def deepspeed_config(train: TrainSpec) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fastserve_ray.engines.torch.shards.layers import RowParallel, VocabularyEmbedding, VocabularyHead
-from fastserve_ray.engines.torch.shards.plan import COLUMNS, SHARDS_KEY, Cut, Share, find_cut, plan_for
+from fastserve_ray.engines.torch.shards.plan import SHARDS_KEY, plan_for, share_of
 from fastserve_ray.errors import EngineError
+from fastserve_ray.models.cuts import COLUMNS, Cut, Share, find_cut
 from fastserve_ray.models.layers import is_linear, replace_layer, weight_by_output
 from fastserve_ray.models.quantized import Int8Linear
 
@@ -39,17 +40,6 @@ class Home:
             tensor = nn.Parameter(tensor, requires_grad=False)
         setattr(self.module, self.attribute, tensor)
         return tensor
-
-
-def share_of(config: Any, rank: int, num_shards: int) -> Share:
-    """What ``rank`` holds of a model with this configuration.
-
-    Raises:
-        EngineError: the heads cannot be shared out evenly.
-    """
-    text = config.get_text_config()
-    num_heads = int(text.num_attention_heads)
-    return Share(rank, num_shards, num_heads, int(getattr(text, "num_key_value_heads", None) or num_heads))
 
 
 def cut_model(model: Any, collectives: Collectives) -> dict[str, Home]:

@@ -22,9 +22,8 @@ from fastserve_ray.engines.torch.linears import prepare_linears
 from fastserve_ray.engines.torch.probe import check_logits, reference_logits, refusing
 from fastserve_ray.engines.torch.runner import Runner, adopt
 from fastserve_ray.engines.torch.shards.collectives import Collectives, connect
-from fastserve_ray.engines.torch.shards.cutting import share_of
 from fastserve_ray.engines.torch.shards.loading import load_share, read_model_config
-from fastserve_ray.engines.torch.shards.plan import plan_for
+from fastserve_ray.engines.torch.shards.plan import plan_for, share_of
 from fastserve_ray.engines.torch.shards.processes import LOOPBACK, ShardProcesses
 from fastserve_ray.engines.torch.shards.runner import LeadingRunner, Peers, follow
 from fastserve_ray.engines.torch.shards.wire import pack_numbers, unpack_numbers

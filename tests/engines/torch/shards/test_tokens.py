@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastserve_ray.engines.offline import generate_all
-from fastserve_ray.engines.torch.shards.plan import PLANS
+from fastserve_ray.models.cuts import PLANS
 from tests.engines.tiny import build_model, generate, greedy, random_prompts
 from tests.engines.torch.shards.ranks import HOST, open_over_threads, save
 

@@ -1,0 +1,157 @@
+"""Layers that hold one rank's share of a matrix, under the names and in the layout of the layers they replace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fastserve_ray.training.tensor.collectives import gather_last, sum_over
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch.distributed as dist
+
+    from fastserve_ray.training.tensor.collectives import Entry
+    from fastserve_ray.training.tensor.dropout import HeadDropout
+
+
+class CutLinear(nn.Module):
+    """A linear layer with this rank's share of the weight.
+
+    Args:
+        weight: (outputs, inputs), or (inputs, outputs) where transposed.
+        bias: (outputs,) or None.
+        is_transposed: GPT-2's layout.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, *, is_transposed: bool) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self._is_transposed = is_transposed
+
+    def _by_output(self) -> torch.Tensor:
+        return self.weight.t() if self._is_transposed else self.weight
+
+
+class ColumnParallel(CutLinear):
+    """Some of the outputs: (..., inputs) to (..., outputs here).
+
+    Args:
+        entry: of the activations that it reads.
+        dropout: given where an attention layer's own heads begin.
+        rows: the outputs to compute, where the weight is whole because key and value heads are fewer than ranks.
+    """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        *,
+        is_transposed: bool,
+        entry: Entry,
+        dropout: HeadDropout | None = None,
+        rows: slice = slice(None),
+    ) -> None:
+        super().__init__(weight, bias, is_transposed=is_transposed)
+        self._entry = entry
+        self._dropout = dropout
+        self._rows = rows
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        bias = None if self.bias is None else self.bias[self._rows]
+        outputs = functional.linear(self._entry(inputs), self._by_output()[self._rows], bias)
+        if self._dropout is not None and self.training:
+            self._dropout.enter()
+        return outputs
+
+
+class RowParallel(CutLinear):
+    """Some of the inputs: (..., inputs here) to (..., outputs), summed over the ranks; the bias is added once.
+
+    Args:
+        dropout: given where an attention layer's own heads end.
+    """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        *,
+        is_transposed: bool,
+        group: dist.ProcessGroup,
+        dropout: HeadDropout | None = None,
+    ) -> None:
+        super().__init__(weight, bias, is_transposed=is_transposed)
+        self._group = group
+        self._dropout = dropout
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self._dropout is not None:
+            self._dropout.leave()
+        outputs = sum_over(functional.linear(inputs, self._by_output()), self._group)
+        return outputs if self.bias is None else outputs + self.bias
+
+
+class VocabularyHead(ColumnParallel):
+    """Scores of some words, gathered: (..., inputs) to (..., vocabulary), the same on all ranks.
+
+    Args:
+        widths: words of each rank.
+    """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        *,
+        entry: Entry,
+        widths: Sequence[int],
+        group: dist.ProcessGroup,
+    ) -> None:
+        super().__init__(weight, bias, is_transposed=False, entry=entry)
+        self._widths = widths
+        self._group = group
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return gather_last(super().forward(inputs), self._widths, self._group)
+
+
+class VocabularyEmbedding(nn.Module):
+    """Some rows of an embedding; words of other ranks count as zeros in the sum.
+
+    Args:
+        weight: (words here, hidden).
+        first: number of the first word here.
+        padding_idx: word whose row gets no gradient, counted in the whole vocabulary.
+        scale: factor of the outputs, of families that have one.
+    """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        *,
+        first: int,
+        padding_idx: int | None,
+        scale: torch.Tensor | None,
+        group: dist.ProcessGroup,
+    ) -> None:
+        super().__init__()
+        self.weight = weight
+        self.register_buffer("embed_scale", scale, persistent=False)
+        self._first = first
+        is_here = padding_idx is not None and first <= padding_idx < first + weight.shape[0]
+        self._padding_idx = padding_idx - first if padding_idx is not None and is_here else None
+        self._group = group
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """ids (...) of the whole vocabulary to (..., hidden)."""
+        rows = ids - self._first
+        is_elsewhere = (rows < 0) | (rows >= self.weight.shape[0])
+        outputs = functional.embedding(rows.masked_fill(is_elsewhere, 0), self.weight, self._padding_idx)
+        outputs = sum_over(outputs.masked_fill(is_elsewhere[..., None], 0), self._group)
+        return outputs if self.embed_scale is None else outputs * self.embed_scale.to(outputs.dtype)
