@@ -29,6 +29,7 @@ from fastserve_ray.training.precision import precision_warning
 from fastserve_ray.training.schedule import learning_rate
 from fastserve_ray.training.strategies.protocol import MicroBatch
 from fastserve_ray.training.strategies.table import make_strategy
+from fastserve_ray.training.tensor.limits import refuse_uncuttable
 from fastserve_ray.training.world import World
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class TrainingLoop:
             raise DataError("there are no training rows", key="data.train")
         self.task = load_task(job.model.task)
         self.model, self.tokenizer = build_model(job, self.dataset)
+        refuse_uncuttable(self.model.config, self.train.parallel.tensor)
         self.plan = BatchPlan(len(self.dataset.train), self.train.batch_size, self.train.seed)
         self.total_steps = job.total_steps(len(self.dataset.train))
         self.strategy = make_strategy(self.train.parallel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import socket
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from fastserve_ray.training.checkpoint.slices import Snapshot
     from fastserve_ray.training.job import TrainJob
     from fastserve_ray.training.world import World
@@ -41,6 +44,8 @@ class Outcome:
     weights: dict[str, Any]
     resumed_weights: dict[str, Any] | None
     error: Exception | None
+    replicas_agree: bool = True
+    """Whether parameters that several ranks hold whole have the same bits everywhere."""
 
 
 def run_ranks(folder: Path, cases: list[Case], num_ranks: int = NUM_RANKS) -> dict[str, Outcome]:
@@ -106,13 +111,27 @@ def run_case(case: Case, world: World, folder: Path) -> Outcome:
         on_checkpoint=partial(save_parts, folder) if case.resume else None,
     )
     try:
-        result = TrainingLoop(case.job, world, hooks).run()
+        loop = TrainingLoop(case.job, world, hooks)
+        result = loop.run()
     except FastServeError as error:
         return Outcome(losses, {}, {}, None, error)
     resumed = None
     if case.resume:
         resumed = TrainingLoop(case.job, world, Hooks(resume_from=folder)).run().state_dict
-    return Outcome(losses, result.metrics, result.state_dict or {}, resumed, None)
+    agree = replicas_agree(loop.model)
+    return Outcome(losses, result.metrics, result.state_dict or {}, resumed, None, agree)
+
+
+def replicas_agree(model: torch.nn.Module) -> bool:
+    """Of parameters that are not cut; all ranks call it."""
+    import torch.distributed as dist
+
+    from fastserve_ray.training.tensor.norm import is_cut
+
+    own = [parameter.detach().float().numpy().tobytes() for parameter in model.parameters() if not is_cut(parameter)]
+    digests: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(digests, hashlib.sha256(b"".join(own)).hexdigest())
+    return len(set(digests)) == 1
 
 
 def save_parts(folder: Path, step: int, snapshot: Snapshot) -> None:

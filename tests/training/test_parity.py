@@ -23,7 +23,20 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 FAMILIES = ("gpt2", "llama", "bert")
-STRATEGIES: dict[str, dict[str, Any]] = {"ddp": {}, "zero1": {"zero": 1}, "zero2": {"zero": 2}, "zero3": {"zero": 3}}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "ddp": {"workers": 2},
+    "zero1": {"workers": 2, "zero": 1},
+    "zero2": {"workers": 2, "zero": 2},
+    "zero3": {"workers": 2, "zero": 3},
+    "tensor": {"tensor": 2},
+    "tensor-ddp": {"tensor": 2, "workers": 2},
+    "tensor-zero1": {"tensor": 2, "workers": 2, "zero": 1},
+    "tensor-zero2": {"tensor": 2, "workers": 2, "zero": 2},
+}
+"""With two ranks or four."""
+ON_TWO_RANKS = ("ddp", "zero1", "zero2", "zero3", "tensor")
+RESUMED = (*ON_TWO_RANKS, "tensor-zero1")
+OTHERS = ("mistral", "qwen2", "qwen3", "gemma")
 VARIANTS: dict[str, dict[str, Any]] = {
     "gpt2": {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5},
     "llama": {"max_grad_norm": 0.0, "lr_scheduler_type": "linear"},
@@ -53,20 +66,40 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 
 @pytest.fixture(scope="module")
 def outcomes(folders: Folders) -> dict[str, Outcome]:
-    """All jobs of this file, run by one pair of processes."""
-    cases = []
-    for name, parallel in STRATEGIES.items():
-        spread: dict[str, Any] = {"workers": NUM_RANKS, **parallel}
-        cases += [Case(f"{name}-{family}", folders.job(family, **spread, **VARIANTS[family])) for family in FAMILIES]
-        resume: dict[str, Any] = {"max_steps": 9, "checkpoint": {"every_steps": 5}, "gradient_accumulation_steps": 2}
-        cases.append(Case(f"{name}-resume", folders.job("gpt2", dropout=True, **spread, **resume), resume=True))
-        cases.append(Case(f"{name}-bf16", folders.job("llama", precision="bf16", **spread)))
-    for name in ("ddp", "zero3"):
-        spread = {"workers": NUM_RANKS, **STRATEGIES[name], **VARIANTS["llama"]}
-        cases.append(Case(f"{name}-recompute", folders.job("llama", gradient_checkpointing=True, **spread)))
+    """All jobs of this file."""
+    cases = [
+        Case(f"{name}-{family}", folders.job(family, **spread, **VARIANTS[family]))
+        for name, spread in STRATEGIES.items()
+        for family in FAMILIES
+    ]
+    resume: dict[str, Any] = {"max_steps": 9, "checkpoint": {"every_steps": 5}, "gradient_accumulation_steps": 2}
+    for name in RESUMED:
+        changes = STRATEGIES[name] | resume
+        cases.append(Case(f"{name}-resume", folders.job("gpt2", dropout=True, **changes), resume=True))
+    for name in ON_TWO_RANKS:
+        cases.append(Case(f"{name}-bf16", folders.job("llama", precision="bf16", **STRATEGIES[name])))
+    recompute: dict[str, Any] = {"gradient_checkpointing": True}
+    for name in ("ddp", "zero3", "tensor"):
+        changes = STRATEGIES[name] | VARIANTS["llama"]
+        cases.append(Case(f"{name}-recompute", folders.job("llama", **recompute, **changes)))
+    for name, changes in (("dropout", {}), ("dropout-recompute", recompute)):
+        cases.append(Case(f"tensor-{name}", folders.job("bert", dropout=True, tensor=2, **changes)))
+    for family in OTHERS:
+        cases.append(Case(f"tensor-{family}", folders.job(family, tensor=2, **VARIANTS["llama"])))
+    cases.append(Case("tensor4-llama", folders.job("llama", tensor=4, **VARIANTS["llama"])))
+    cases.append(Case("tensor-none", folders.job("distilbert", tensor=2)))
     nan: dict[str, Any] = {"workers": NUM_RANKS, "learning_rate": 1e30, "max_grad_norm": 0.0, "warmup_ratio": 0.0}
     cases.append(Case("nan", folders.job("gpt2", **nan)))
-    return run_ranks(folders.root / "ranks", cases)
+    return run_by_ranks(folders.root, cases)
+
+
+def run_by_ranks(root: Path, cases: list[Case]) -> dict[str, Outcome]:
+    """One set of processes for each number of ranks."""
+    outcomes: dict[str, Outcome] = {}
+    for num_ranks in sorted({case.job.train.parallel.num_ranks for case in cases}):
+        chosen = [case for case in cases if case.job.train.parallel.num_ranks == num_ranks]
+        outcomes |= run_ranks(root / f"ranks-{num_ranks}", chosen, num_ranks)
+    return outcomes
 
 
 def plain_training(job: TrainJob) -> tuple[list[float], dict[str, torch.Tensor], float]:
@@ -137,7 +170,40 @@ def test_losses_and_weights_are_those_of_plain_training(
     assert all(torch.allclose(found.weights[name], weight, atol=1e-4) for name, weight in weights.items())
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "zero3"])
+def test_what_several_ranks_hold_stays_the_same(outcomes: dict[str, Outcome], strategy: str) -> None:
+    assert all(outcomes[f"{strategy}-{family}"].replicas_agree for family in FAMILIES)
+
+
+@pytest.mark.parametrize(("name", "family"), [("tensor4-llama", "llama"), *((f"tensor-{f}", f) for f in OTHERS)])
+def test_families_that_tensor_parallelism_cuts(
+    folders: Folders, outcomes: dict[str, Outcome], name: str, family: str
+) -> None:
+    """Four ranks share Llama's two key and value heads, and two ranks Gemma's one."""
+    losses, weights, _ = plain_training(folders.job(family, **VARIANTS["llama"]))
+    found = outcomes[name]
+    assert losses[-1] < 0.9 * losses[0]
+    assert np.abs(np.array(found.losses) - np.array(losses)).max() <= MAX_DIFFERENCE
+    assert found.weights.keys() == weights.keys()
+    assert all(torch.allclose(found.weights[name], weight, atol=1e-4) for name, weight in weights.items())
+
+
+def test_a_family_without_a_plan_is_refused_by_name(outcomes: dict[str, Outcome]) -> None:
+    error = outcomes["tensor-none"].error
+    assert isinstance(error, ModelError)
+    assert "distilbert" in str(error)
+    assert "bert, gemma, gpt2, llama" in str(error)
+
+
+def test_dropout_is_the_same_where_activations_are_whole(outcomes: dict[str, Outcome]) -> None:
+    """Else the ranks' copies of norms and biases would drift apart. Recomputation draws it again as it was."""
+    found, recomputed = outcomes["tensor-dropout"], outcomes["tensor-dropout-recompute"]
+    assert found.replicas_agree
+    assert found.losses != outcomes["tensor-bert"].losses
+    assert found.losses == recomputed.losses
+
+
+@pytest.mark.parametrize("strategy", RESUMED)
 def test_a_resumed_run_ends_with_the_same_bits(outcomes: dict[str, Outcome], strategy: str) -> None:
     """Dropout is on: it must go on where it was."""
     found = outcomes[f"{strategy}-resume"]
@@ -145,14 +211,14 @@ def test_a_resumed_run_ends_with_the_same_bits(outcomes: dict[str, Outcome], str
     assert all(torch.equal(weight, found.resumed_weights[name]) for name, weight in found.weights.items())
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ON_TWO_RANKS)
 def test_bf16_learns(outcomes: dict[str, Outcome], strategy: str) -> None:
     found = outcomes[f"{strategy}-bf16"]
     assert found.losses[-1] < 0.9 * found.losses[0]
     assert found.losses != outcomes[f"{strategy}-llama"].losses
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero3"])
+@pytest.mark.parametrize("strategy", ["ddp", "zero3", "tensor"])
 def test_recomputed_activations_change_nothing(outcomes: dict[str, Outcome], strategy: str) -> None:
     difference = np.array(outcomes[f"{strategy}-recompute"].losses) - np.array(outcomes[f"{strategy}-llama"].losses)
     assert np.abs(difference).max() <= MAX_DIFFERENCE

@@ -22,20 +22,23 @@ MAX_LENGTH = 16
 GENERATION_ROWS, CLASSIFICATION_ROWS, VALIDATION_ROWS = 50, 50, 13
 NO_DROPOUT: dict[str, dict[str, Any]] = {
     "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    "llama": {},
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+}
+_LLAMA: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
 }
 CONFIGS: dict[str, dict[str, Any]] = {
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32},
-    "llama": {
-        "model_type": "llama",
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 32,
-    },
+    "llama": {"model_type": "llama", **_LLAMA},
+    "mistral": {"model_type": "mistral", **_LLAMA},
+    "qwen2": {"model_type": "qwen2", **_LLAMA},
+    "qwen3": {"model_type": "qwen3", **_LLAMA, "head_dim": 8},
+    "gemma": {"model_type": "gemma", **_LLAMA, "num_key_value_heads": 1, "head_dim": 8},
     "bert": {
         "model_type": "bert",
         "hidden_size": 32,
@@ -44,11 +47,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "max_position_embeddings": 32,
     },
+    "distilbert": {"model_type": "distilbert", "dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4},
 }
 
 
 def task_of(family: str) -> Any:
-    return "text-classification" if family == "bert" else "text-generation"
+    return "text-classification" if family in ("bert", "distilbert") else "text-generation"
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -100,7 +104,7 @@ def _classification(num_rows: int, *, seed: int) -> pa.Table:
 
 
 def model_spec(family: str, *, dropout: bool = False) -> ModelSpec:
-    config = CONFIGS[family] | ({} if dropout else NO_DROPOUT[family])
+    config = CONFIGS[family] | ({} if dropout else NO_DROPOUT.get(family, {}))
     return ModelSpec(task=task_of(family), config=config)
 
 

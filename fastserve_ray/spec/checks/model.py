@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 WIDTHS = ("hidden_size", "n_embd", "dim", "d_model")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "encoder_attention_heads")
+KV_HEADS = ("num_key_value_heads",)
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers")
 POSITIONS = ("max_position_embeddings", "n_positions")
-_COUNTS = (*WIDTHS, *HEADS, *LAYERS, *POSITIONS, "num_key_value_heads", "intermediate_size", "vocab_size", "head_dim")
+_COUNTS = (*WIDTHS, *HEADS, *LAYERS, *POSITIONS, *KV_HEADS, "intermediate_size", "vocab_size", "head_dim")
 
 
 def check_model(spec: RunSpec) -> Iterator[Finding]:
@@ -119,7 +120,7 @@ def _config(config: dict[str, JsonValue]) -> Iterator[Finding]:
 def _divisible(config: dict[str, JsonValue]) -> Iterator[Finding]:
     at = ("model", "config")
     width, heads = integer_of(config, WIDTHS), integer_of(config, HEADS)
-    groups = integer_of(config, ("num_key_value_heads",))
+    groups = integer_of(config, KV_HEADS)
     if width and heads and width[1] % heads[1] and config.get("head_dim") is None:
         yield Finding(
             (*at, width[0]),

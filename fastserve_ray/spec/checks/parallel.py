@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastserve_ray.spec.checks.model import HEADS, LAYERS, integer_of
+from fastserve_ray.spec.checks.model import HEADS, KV_HEADS, LAYERS, integer_of
 from fastserve_ray.spec.problems import Finding
 
 if TYPE_CHECKING:
@@ -85,14 +85,21 @@ def _family(parallel: ParallelSpec, config: dict[str, JsonValue]) -> Iterator[Fi
 
 
 def _heads(parallel: ParallelSpec, config: dict[str, JsonValue]) -> Iterator[Finding]:
-    heads = integer_of(config, HEADS)
-    if heads is not None and heads[1] % parallel.tensor:
+    """Every rank gets as many heads; those of keys and values are shared out, or held by as many ranks each."""
+    heads, groups = integer_of(config, HEADS), integer_of(config, KV_HEADS)
+    if heads is None:
+        return
+    num_groups = groups[1] if groups else heads[1]
+    ways = [ways for ways in range(1, heads[1] + 1) if heads[1] % ways == 0]
+    possible = [count for count in ways if max(count, num_groups) % min(count, num_groups) == 0]
+    if parallel.tensor not in possible:
+        over = f" over {groups[0]} ({groups[1]})" if groups else ""
         yield Finding(
             (*_AT, "tensor"),
-            f"does not divide {heads[0]} ({heads[1]})",
+            f"does not divide {heads[0]} ({heads[1]}){over} evenly",
             str(parallel.tensor),
-            ", ".join(str(ways) for ways in range(1, heads[1] + 1) if heads[1] % ways == 0),
-            uses=(("model", "config", heads[0]),),
+            ", ".join(map(str, possible)),
+            uses=tuple(("model", "config", found[0]) for found in (heads, groups) if found),
         )
 
 

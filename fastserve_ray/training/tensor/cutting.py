@@ -9,20 +9,17 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fastserve_ray.models.cuts import COLUMNS, ENCODER_PLANS, PLANS, Cut, Share, find_cut
+from fastserve_ray.models.cuts import COLUMNS, Cut, Share, find_cut
 from fastserve_ray.models.layers import is_linear, replace_layer
 from fastserve_ray.training.tensor.collectives import Entry
 from fastserve_ray.training.tensor.dropout import HeadDropout
 from fastserve_ray.training.tensor.layers import ColumnParallel, RowParallel, VocabularyEmbedding, VocabularyHead
+from fastserve_ray.training.tensor.limits import FAMILIES, shares_of
 from fastserve_ray.training.tensor.shards import Piece, Shards
 
 if TYPE_CHECKING:
     from fastserve_ray.training.world import World
 
-FAMILIES: dict[str, dict[str, Cut]] = {
-    name: (PLANS | ENCODER_PLANS)[name] for name in ("bert", "gemma", "gpt2", "llama", "mistral", "qwen2", "qwen3")
-}
-"""Plans that training is proved with."""
 _OWN_HEADS = (".self_attn.q_norm.weight", ".self_attn.k_norm.weight")
 """Parameters that every rank holds whole, but that see its own heads only."""
 _HEAD_DROPOUTS = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob")
@@ -49,7 +46,7 @@ class _Cutter:
     def __init__(self, model: Any, world: World, group: dist.ProcessGroup) -> None:
         self._model = model
         self._rank, self._size, self._group = world.tensor_rank, world.tensor_size, group
-        self._shares = [share_of(model.config, rank, self._size) for rank in range(self._size)]
+        self._shares = shares_of(model.config, self._size)
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
         self._made: dict[nn.Parameter, tuple[nn.Parameter, Piece]] = {}
         drops = any(float(getattr(model.config, name, 0) or 0) > 0 for name in _HEAD_DROPOUTS)
@@ -179,9 +176,3 @@ class _Cutter:
                 setattr(attention, name, value)
         if hasattr(attention, "split_size"):
             attention.split_size = attention.embed_dim // share.num_shards
-
-
-def share_of(config: Any, rank: int, size: int) -> Share:
-    """What ``rank`` of ``size`` holds of a model with this transformers configuration."""
-    num_heads = int(config.num_attention_heads)
-    return Share(rank, size, num_heads, int(getattr(config, "num_key_value_heads", None) or num_heads))

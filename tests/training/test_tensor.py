@@ -1,0 +1,56 @@
+"""Cutting and joining, and the random numbers of cut layers; no other rank is needed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastserve_ray.models.cuts import COLUMNS, QKV_OUT, Cut, Share
+from fastserve_ray.spec.checks.parallel import CUT_FAMILIES
+from fastserve_ray.training.tensor.dropout import HeadDropout
+from fastserve_ray.training.tensor.limits import FAMILIES
+from fastserve_ray.training.tensor.shards import Piece
+
+
+@pytest.mark.parametrize(("cut", "size", "axis"), [(QKV_OUT, 64, 1), (QKV_OUT, 64, 0), (COLUMNS, 51, 0)])
+def test_parts_make_the_whole(cut: Cut, size: int, axis: int) -> None:
+    piece = Piece(axis, tuple(tuple(Share(rank, 2, 4, 2).ranges(cut, size)) for rank in range(2)))
+    whole = torch.randn(size, size)
+    parts = [piece.cut(whole, rank) for rank in range(2)]
+    assert [part.shape[axis] for part in parts] == piece.widths
+    assert piece.join(parts).equal(whole)
+
+
+def test_heads_draw_their_own_and_the_rest_draws_the_same() -> None:
+    drawn = []
+    for rank in range(2):
+        torch.manual_seed(7)
+        dropout = HeadDropout(rank, torch.device("cpu"))
+        row = []
+        for _layer in range(2):
+            dropout.enter()
+            dropout.enter()
+            own = torch.rand(8)
+            dropout.leave()
+            dropout.leave()
+            row += [own, torch.rand(8)]
+        drawn.append(row)
+    (own, shared, own_later, shared_later), (other, shared_there, other_later, shared_later_there) = drawn
+    assert shared.equal(shared_there)
+    assert shared_later.equal(shared_later_there)
+    assert len({tuple(values.tolist()) for values in (own, other, own_later, other_later, shared, shared_later)}) == 6
+
+
+def test_layers_without_dropout_between_them_draw_anew() -> None:
+    dropout = HeadDropout(0, torch.device("cpu"))
+    torch.manual_seed(7)
+    masks = []
+    for _layer in range(2):
+        dropout.enter()
+        masks.append(torch.rand(8))
+        dropout.leave()
+    assert not masks[0].equal(masks[1])
+
+
+def test_validation_knows_the_families_that_can_be_cut() -> None:
+    assert set(CUT_FAMILIES) == set(FAMILIES)
