@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-import torch
-
 from fastserve_ray.training.checkpoint.plain import load_plain, plain_slices
 from fastserve_ray.training.precision import autocast
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
@@ -18,6 +16,7 @@ from fastserve_ray.training.tensor.shards import whole_state
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    import torch
     from pydantic import JsonValue
 
     from fastserve_ray.spec import TrainSpec

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
-_SEED_BITS = 48
+_SEEDS = 2**32
+"""The generator of the CPU takes the lower 32 bits of a seed."""
+_STEP = 0x9E3779B1
+"""An odd number, so that every rank has a seed of its own (2^32 over the golden ratio, as in Fibonacci hashing)."""
 
 
 class HeadDropout:
@@ -28,9 +31,9 @@ class HeadDropout:
     def enter(self) -> None:
         """Draw this rank's own from here on."""
         if self._outside is None:
-            seed = int(torch.randint(2**_SEED_BITS, ()))
+            seed = int(torch.randint(_SEEDS, ()))
             self._outside = self._generator.get_state()
-            self._generator.manual_seed(seed + (self._rank + 1) * 2**_SEED_BITS)
+            self._generator.manual_seed((seed + (self._rank + 1) * _STEP) % _SEEDS)
 
     def leave(self) -> None:
         """Go on as if nothing had been drawn since ``enter``."""
