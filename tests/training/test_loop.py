@@ -21,7 +21,7 @@ from fastserve_ray.training.hooks import Hooks
 from fastserve_ray.training.in_process import on_one_worker, train_in_process
 from fastserve_ray.training.job import TrainJob
 from fastserve_ray.training.strategies.optimizer import parameter_groups
-from fastserve_ray.training.strategies.table import STRATEGIES, strategy_name
+from fastserve_ray.training.strategies.table import STRATEGIES, strategy_label, strategy_name
 from fastserve_ray.training.strategies.zero import deepspeed_config
 from tests.training.tiny import model_spec, task_of, train_spec, write_dataset
 
@@ -222,7 +222,11 @@ def test_names_of_strategies() -> None:
     assert strategy_name(ParallelSpec()) == "single"
     assert strategy_name(ParallelSpec(workers=2)) == "ddp"
     assert strategy_name(ParallelSpec(workers=2, zero=3)) == "zero"
-    assert set(STRATEGIES) == {"single", "ddp", "zero"}
+    assert strategy_name(ParallelSpec(tensor=2)) == "single"
+    assert strategy_name(ParallelSpec(workers=2, zero=1, pipeline=2)) == "pipeline"
+    assert set(STRATEGIES) == {"single", "ddp", "pipeline", "zero"}
+    labels = [strategy_label(ParallelSpec(workers=2, **keys)) for keys in ({}, {"tensor": 2, "zero": 1})]
+    assert labels == ["ddp", "tensor-2+zero-1"]
 
 
 def test_a_job_goes_to_another_process_as_it_is(datasets: dict[str, Path]) -> None:
