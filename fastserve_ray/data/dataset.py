@@ -7,19 +7,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from fastserve_ray.data.arrow_file import MappedBatches, write_tables
 from fastserve_ray.data.order import global_order
 from fastserve_ray.errors import DataError
 
 __all__ = ["DatasetInfo", "PreparedDataset", "Rows", "global_order"]
 
 INFO_FILE = "dataset.json"
-TRAIN_FILE = "train.parquet"
-VALIDATION_FILE = "validation.parquet"
+TRAIN_FILE = "train.arrow"
+VALIDATION_FILE = "validation.arrow"
 TOKENIZER_FOLDER = "tokenizer"
+FORGET_EVERY = 128
+"""Rows after which mapped pages are given back. A page fault maps up to 64 KiB around it, and a row lies in a few
+places, so this bounds what a reader of random rows seems to hold by some tens of MiB."""
 
 
 class DatasetInfo(BaseModel):
@@ -38,17 +42,25 @@ class DatasetInfo(BaseModel):
     num_tokens: int
     """Tokens in the training rows."""
     skipped_rows: int = 0
+    """Empty documents, which hold nothing to learn."""
+    bad_rows: int = 0
+    """Rows that could not be used and were left out (``data.on_bad_rows: skip``); ``bad_rows.jsonl`` names them."""
+    bad_files: int = 0
+    """Files, or parts of files, that could not be read and were left out."""
 
 
 class Rows(Sequence[dict[str, Any]]):
-    """Rows of a prepared table; ``input_ids`` come as int32 arrays that share the table's memory."""
+    """Rows of a prepared split, any of them at the cost of reading it.
 
-    def __init__(self, table: pa.Table) -> None:
-        self._columns = {name: table[name].combine_chunks() for name in table.column_names}
-        ids = self._columns.pop("input_ids")
-        self._tokens = ids.values.to_numpy(zero_copy_only=True)
-        self._offsets = ids.offsets.to_numpy(zero_copy_only=True)
-        self._num_rows: int = table.num_rows
+    ``input_ids`` come as int32 arrays that share the file's memory.
+    """
+
+    def __init__(self, mapped: MappedBatches) -> None:
+        self._mapped = mapped
+        self._batches = [_Batch(batch) for batch in mapped.batches]
+        self._ends = np.cumsum([batch.num_rows for batch in mapped.batches], dtype=np.int64)
+        self._num_rows = int(self._ends[-1]) if len(self._ends) else 0
+        self._num_read = 0
 
     def __len__(self) -> int:
         return self._num_rows
@@ -63,12 +75,29 @@ class Rows(Sequence[dict[str, Any]]):
         if not -self._num_rows <= index < self._num_rows:
             raise IndexError(index)
         number = int(index) % self._num_rows
-        row: dict[str, Any] = {name: column[number].as_py() for name, column in self._columns.items()}
-        row["input_ids"] = self._tokens[self._offsets[number] : self._offsets[number + 1]]
-        return row
+        self._num_read += 1
+        if self._num_read % FORGET_EVERY == 0:
+            self._mapped.forget()
+        batch = int(np.searchsorted(self._ends, number, side="right"))
+        return self._batches[batch].row(number - int(self._ends[batch - 1]) if batch else number)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[number] for number in range(self._num_rows))
+
+
+class _Batch:
+    """A record batch as columns."""
+
+    def __init__(self, batch: pa.RecordBatch) -> None:
+        self._columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        ids = self._columns.pop("input_ids")
+        self._tokens = ids.values.to_numpy(zero_copy_only=True)
+        self._offsets = ids.offsets.to_numpy(zero_copy_only=True)
+
+    def row(self, number: int) -> dict[str, Any]:
+        row: dict[str, Any] = {name: column[number].as_py() for name, column in self._columns.items()}
+        row["input_ids"] = self._tokens[self._offsets[number] : self._offsets[number + 1]]
+        return row
 
 
 class PreparedDataset:
@@ -90,10 +119,10 @@ class PreparedDataset:
         place = Path(folder)
         try:
             info = DatasetInfo.model_validate_json((place / INFO_FILE).read_text())
-            tables = [pq.read_table(place / name, memory_map=True) for name in (TRAIN_FILE, VALIDATION_FILE)]
+            train, validation = (Rows(MappedBatches(place / name)) for name in (TRAIN_FILE, VALIDATION_FILE))
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"not a prepared dataset ({error})", value=str(place)) from error
-        return cls(place, info, *[Rows(table) for table in tables])
+        return cls(place, info, train, validation)
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -101,8 +130,13 @@ class PreparedDataset:
         return self.folder / TOKENIZER_FOLDER
 
 
-def write_prepared(folder: Path, info: DatasetInfo, train: pa.Table, validation: pa.Table) -> None:
-    """Write both tables and the facts; the same input gives the same bytes."""
-    for name, table in ((TRAIN_FILE, train), (VALIDATION_FILE, validation)):
-        pq.write_table(table, folder / name, compression="zstd", row_group_size=65536)
+def write_info(folder: Path, info: DatasetInfo) -> None:
+    """Write the facts; the same facts give the same bytes."""
     (folder / INFO_FILE).write_text(json.dumps(info.model_dump(mode="json"), indent=2) + "\n")
+
+
+def write_prepared(folder: Path, info: DatasetInfo, train: pa.Table, validation: pa.Table) -> None:
+    """Write a dataset that is in memory."""
+    for name, table in ((TRAIN_FILE, train), (VALIDATION_FILE, validation)):
+        write_tables(folder / name, [table])
+    write_info(folder, info)

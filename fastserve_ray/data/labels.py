@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from fastserve_ray.errors import DataError
-
-if TYPE_CHECKING:
-    from fastserve_ray.data.sources import RawRows
 
 _SHOWN = 10
 
@@ -28,23 +24,22 @@ class LabelMap:
     """The label of each class id, as the column has it."""
     names: tuple[str, ...]
 
-    def ids(self, rows: RawRows) -> pa.Array:
+    def ids(self, labels: pa.Array) -> pa.Array:
         """int64 class ids.
 
         Raises:
             DataError: a label that the training rows do not have.
         """
-        assert rows.labels is not None
-        if rows.labels.type != self.values.type:
+        if labels.type != self.values.type:
             raise DataError(
                 "validation labels have another type than training labels",
-                value=str(rows.labels.type),
+                value=str(labels.type),
                 allowed=str(self.values.type),
                 key="data.columns.label",
             )
-        found = pc.index_in(rows.labels, self.values)
+        found = pc.index_in(labels, self.values)
         if found.null_count:
-            unknown = pc.unique(rows.labels.filter(pc.is_null(found))).to_pylist()
+            unknown = pc.unique(labels.filter(pc.is_null(found))).to_pylist()
             raise DataError(
                 "validation rows have labels that no training row has",
                 value=_listing([str(label) for label in unknown]),
@@ -54,21 +49,23 @@ class LabelMap:
         return found.cast(pa.int64())
 
 
-def make_label_map(rows: RawRows, num_labels: int | None) -> LabelMap:
+def make_label_map(labels: pa.Array, names: tuple[str, ...] | None, num_labels: int | None) -> LabelMap:
     """The classes of the training rows; with ``num_labels``, integers below it are ids even if some do not occur.
+
+    Args:
+        labels: of the rows; once each is enough.
+        names: of integer labels, where the files carry them.
 
     Raises:
         DataError: fewer than two classes, more or fewer than ``num_labels``, or negative integers.
     """
-    assert rows.labels is not None
-    distinct = pc.unique(rows.labels)
+    distinct = pc.unique(labels)
     values = distinct.take(pc.sort_indices(distinct))
     if pa.types.is_boolean(values.type):
         return _checked(LabelMap(pa.array([False, True]), ("false", "true")), num_labels)
     if not pa.types.is_integer(values.type):
         return _checked(LabelMap(values, tuple(values.to_pylist())), num_labels)
     _refuse_negative(values)
-    names = rows.label_names
     wanted = num_labels if num_labels is not None else len(names or ())
     if wanted > values[-1].as_py():
         values = pa.array(range(wanted), pa.int64())

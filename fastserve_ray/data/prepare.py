@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from fastserve_ray.data.arrow_file import in_groups, write_tables
+from fastserve_ray.data.bad_rows import REPORT_FILE, BadRows
 from fastserve_ray.data.chat import contents
-from fastserve_ray.data.dataset import TOKENIZER_FOLDER, DatasetInfo, write_prepared
+from fastserve_ray.data.dataset import TOKENIZER_FOLDER, TRAIN_FILE, VALIDATION_FILE, DatasetInfo, write_info
 from fastserve_ray.data.encode import Encoder
+from fastserve_ray.data.gathered import Split, gather_splits
 from fastserve_ray.data.labels import LabelMap, make_label_map
 from fastserve_ray.data.masked import is_paired, masked_tables
+from fastserve_ray.data.meter import Meter
 from fastserve_ray.data.packing import WholePacker, chat_table, pack, packed_table, plain_texts, ragged
-from fastserve_ray.data.sources import RawRows, read_rows
-from fastserve_ray.data.split import held_out
 from fastserve_ray.data.tokenizer import make_tokenizer
 from fastserve_ray.errors import DataError
 from fastserve_ray.events.progress import Progress, silent
-from fastserve_ray.spec.data import HeldOut
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
-    from fastserve_ray.spec import DataSpec, RunSpec
+    from fastserve_ray.data.chat import Chat
+    from fastserve_ray.data.values import RawRows
+    from fastserve_ray.spec import RunSpec
+
+logger = logging.getLogger(__name__)
 
 
-def prepare_dataset(spec: RunSpec, folder: Path, progress: Progress = silent) -> DatasetInfo:
-    """Write a prepared dataset into ``folder``: train.parquet, validation.parquet, tokenizer/, dataset.json.
+def prepare_dataset(
+    spec: RunSpec, folder: Path, progress: Progress = silent, warn: Callable[[str], None] = logger.warning
+) -> DatasetInfo:
+    """Write a prepared dataset into ``folder``: train.arrow, validation.arrow, tokenizer/, dataset.json.
+
+    Rows are streams: whatever the size of the data, about a chunk of it is in memory. ``folder`` needs room for the
+    texts beside the tokens while this runs.
 
     Text generation: documents, each ended by eos, are packed into ``input_ids`` of ``data.max_length``; ``lengths``
     says where they begin, and the last row of each table may be shorter (see ``packing.Packer``). Validation rows also
@@ -38,91 +52,150 @@ def prepare_dataset(spec: RunSpec, folder: Path, progress: Progress = silent) ->
 
     Args:
         spec: ``model.base`` is a hub id or a local folder.
+        warn: told about rows that were left out, which ``bad_rows.jsonl`` then names.
 
     Raises:
         DataError: the data cannot be read or used.
         ModelError: the tokenizer cannot be loaded.
     """
     assert spec.data is not None, "the plan has a data stage only with a data section"
-    progress(step=0, total=None, message="reading")
-    train, validation = read_splits(spec.data, with_labels=spec.model.task == "text-classification")
-    labels = None if train.labels is None else make_label_map(train, spec.model.num_labels)
-    progress(step=0, total=None, message="making the tokenizer")
-    is_chat = bool(spec.data.columns.chat)
-    tokenizer = make_tokenizer(spec.model, contents(train.texts) if is_chat else train.texts)
-    tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
-    encoder, length = Encoder(tokenizer, len(train) + len(validation), progress), spec.data.max_length
-    if spec.model.task == "masked-lm":
-        splits = ((train, "data.train"), (validation, "data.validation"))
-        tables = [_masked(spec, tokenizer, rows, key) for rows, key in splits]
-    elif labels is not None:
-        tables = [_classified(encoder, rows, labels, length) for rows in (train, validation)]
-    else:
-        pack_rows = _chats if is_chat else _packed
-        packed = tuple(
-            pack_rows(encoder, rows, length, key)
-            for rows, key in ((train, "data.train"), (validation, "data.validation"))
-        )
-        texts = plain_texts(tokenizer, packed[1]["input_ids"].combine_chunks())
-        tables = [packed[0], packed[1].append_column("text", texts)]
+    bad, meter = BadRows(spec.data.on_bad_rows, folder / REPORT_FILE), Meter(progress)
+    with tempfile.TemporaryDirectory(prefix=".rows-", dir=folder) as scratch:
+        meter.begin("reading")
+        is_classified = spec.model.task == "text-classification"
+        train, validation = gather_splits(spec.data, Path(scratch), bad, meter, with_labels=is_classified)
+        labels = None
+        if is_classified:
+            labels = make_label_map(train.distinct_labels(), train.rows.label_names, spec.model.num_labels)
+        meter.begin("making the tokenizer")
+        is_chat = bool(spec.data.columns.chat)
+        texts = (contents(rows.texts) if is_chat else rows.texts for rows in train.chunks())
+        tokenizer = make_tokenizer(spec.model, texts, train.rows.num_bytes)
+        tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+        meter.begin("tokenizing")
+        work = _Work(spec, Encoder(tokenizer, len(train) + len(validation), meter), meter, labels)
+        num_train, num_tokens = work.write(train, folder / TRAIN_FILE, "data.train")
+        num_validation, _ = work.write(validation, folder / VALIDATION_FILE, "data.validation", with_text=True)
     info = DatasetInfo(
         task=spec.model.task,
         label_names=None if labels is None else labels.names,
-        num_train=tables[0].num_rows,
-        num_validation=tables[1].num_rows,
+        num_train=num_train,
+        num_validation=num_validation,
         max_length=spec.data.max_length,
         pad_token_id=tokenizer.pad_token_id,
         vocab_size=len(tokenizer),
-        num_tokens=sum(len(chunk.values) for chunk in tables[0]["input_ids"].chunks),
-        skipped_rows=train.num_skipped + validation.num_skipped,
+        num_tokens=num_tokens,
+        skipped_rows=train.rows.num_empty + (validation.rows.num_empty if validation.rows is not train.rows else 0),
+        bad_rows=bad.num_rows,
+        bad_files=bad.num_files,
     )
-    write_prepared(folder, info, *tables)
+    write_info(folder, info)
+    if not bad.is_empty:
+        warn(f"{bad.headline()} and were left out: {bad.listing()}; all of them: {REPORT_FILE} in the artifact")
     return info
 
 
-def read_splits(data: DataSpec, *, with_labels: bool) -> tuple[RawRows, RawRows]:
-    """Training and validation rows; a seeded draw of whole documents holds out where validation has no source.
+class _Work:
+    """Rows to token sequences on disk, with about a batch in memory."""
 
-    Raises:
-        DataError: the data cannot be read or used.
-    """
-    rows = read_rows(data.train, data.columns, with_labels=with_labels, key="data.train")
-    if not isinstance(data.validation, HeldOut):
-        return rows, read_rows(data.validation, data.columns, with_labels=with_labels, key="data.validation")
-    train, validation = held_out(len(rows), data.validation.fraction, data.seed)
-    return rows.take(train, num_skipped=rows.num_skipped), rows.take(validation)
+    def __init__(self, spec: RunSpec, encoder: Encoder, meter: Meter, labels: LabelMap | None) -> None:
+        assert spec.data is not None
+        self._spec = spec
+        self._data = spec.data
+        self._encoder = encoder
+        self._meter = meter
+        self._labels = labels
+        self._max_length = spec.data.max_length
 
+    def write(self, split: Split, path: Path, key: str, *, with_text: bool = False) -> tuple[int, int]:
+        """Write a split; the number of rows and of tokens.
 
-def _classified(encoder: Encoder, rows: RawRows, labels: LabelMap, max_length: int) -> pa.Table:
-    ids = ragged(encoder.encode(rows.texts, max_length=max_length))
-    return pa.table({"input_ids": ids, "label": labels.ids(rows), "text": rows.texts})
+        Raises:
+            DataError: there is not enough text for a single row, or a label that training rows do not have.
+        """
+        num_tokens = 0
 
+        def counted(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+            nonlocal num_tokens
+            for table in tables:
+                num_tokens += sum(len(chunk.values) for chunk in table["input_ids"].chunks)
+                yield table
 
-def _masked(spec: RunSpec, tokenizer: Any, rows: RawRows, key: str) -> pa.Table:
-    assert spec.data is not None
-    paired = is_paired(spec)
-    options: dict[str, Any] = {"max_length": spec.data.max_length, "is_paired": paired, "seed": spec.data.seed}
-    tables = list(masked_tables(tokenizer, rows.texts.to_pylist(), **options))
-    if not tables:
-        raise DataError("there is not enough text for a single row", value=f"{len(rows)} documents", key=key)
-    return pa.concat_tables(tables).combine_chunks()
+        num_rows = write_tables(path, counted(self._tables(split, with_text=with_text)))
+        if not num_rows:
+            raise self._no_rows(len(split), key)
+        return num_rows, num_tokens
 
+    def _tables(self, split: Split, *, with_text: bool) -> Iterator[pa.Table]:
+        if self._spec.model.task == "masked-lm":
+            return self._masked(split)
+        if self._labels is not None:
+            return self._classified(split)
+        tables = self._chats(split) if self._data.columns.chat else self._packed(split)
+        return self._with_text(tables) if with_text else tables
 
-def _chats(encoder: Encoder, rows: RawRows, max_length: int, key: str) -> pa.Table:
-    packer = WholePacker(max_length)
-    packed = [row for chat in encoder.conversations(rows.texts) for row in packer.add(chat)] + list(packer.rest())
-    if not packed:
-        raise DataError(
+    def _no_rows(self, count: int, key: str) -> DataError:
+        if not self._data.columns.chat:
+            return DataError("there is not enough text for a single row", value=f"{count} documents", key=key)
+        return DataError(
             "no conversation has an answer within the first max_length tokens",
-            value=f"{len(rows)} conversations",
+            value=f"{count} conversations",
             key=key,
-            hint=f"raise data.max_length ({max_length})",
+            hint=f"raise data.max_length ({self._max_length})",
         )
-    return chat_table(packed)
 
+    def _classified(self, split: Split) -> Iterator[pa.Table]:
+        for group in in_groups(self._labeled(split), lambda row: 4 * len(row[0]) + len(row[2])):
+            ids, labels, texts = zip(*group, strict=True)
+            yield pa.table(
+                {
+                    "input_ids": ragged(ids),
+                    "label": pa.array(labels, pa.int64()),
+                    "text": pa.array(texts, pa.large_string()),
+                }
+            )
 
-def _packed(encoder: Encoder, rows: RawRows, max_length: int, key: str) -> pa.Table:
-    packed = packed_table(pack(encoder.encode(rows.texts), encoder.tokenizer.eos_token_id, max_length))
-    if not packed.num_rows:
-        raise DataError("there is not enough text for a single row", value=f"{len(rows)} documents", key=key)
-    return packed
+    def _labeled(self, split: Split) -> Iterator[tuple[list[int], int, str]]:
+        assert self._labels is not None
+        for rows in self._metered(split):
+            ids = self._encoder.encode(rows.texts, max_length=self._max_length)
+            labels = self._labels.ids(rows.labels).to_pylist()
+            yield from zip(ids, labels, rows.texts.to_pylist(), strict=True)
+
+    def _masked(self, split: Split) -> Iterator[pa.Table]:
+        texts = (text for rows in self._metered(split) for text in rows.texts.to_pylist())
+        yield from masked_tables(
+            self._encoder.tokenizer,
+            texts,
+            max_length=self._max_length,
+            is_paired=is_paired(self._spec),
+            seed=self._data.seed,
+        )
+
+    def _chats(self, split: Split) -> Iterator[pa.Table]:
+        packer = WholePacker(self._max_length)
+
+        def packed() -> Iterator[list[Chat]]:
+            for rows in self._metered(split):
+                for chat in self._encoder.conversations(rows.texts):
+                    yield from packer.add(chat)
+            yield from packer.rest()
+
+        for group in in_groups(packed(), lambda row: 4 * sum(len(chat.ids) for chat in row)):
+            yield chat_table(group)
+
+    def _packed(self, split: Split) -> Iterator[pa.Table]:
+        documents = (ids for rows in self._metered(split) for ids in self._encoder.encode(rows.texts))
+        rows = pack(documents, self._encoder.tokenizer.eos_token_id, self._max_length)
+        for group in in_groups(rows, lambda row: 4 * sum(len(piece) for piece in row)):
+            yield packed_table(group)
+
+    def _with_text(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        for table in tables:
+            texts = plain_texts(self._encoder.tokenizer, table["input_ids"].combine_chunks())
+            yield table.append_column("text", texts)
+
+    def _metered(self, split: Split) -> Iterator[RawRows]:
+        for rows in split.chunks():
+            self._meter.add(len(rows), pc.sum(pc.binary_length(rows.texts)).as_py())
+            yield rows

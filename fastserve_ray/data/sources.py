@@ -1,164 +1,119 @@
-"""Rows of a source: texts and, for classification, labels, checked. Nothing is left out in silence."""
+"""Rows of a source, a chunk at a time, checked. Nothing is left out in silence."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from fastserve_ray.data.chat import conversations
-from fastserve_ray.data.files import find_files
+from fastserve_ray.data.bad_rows import BadRows, UnusableFileError
+from fastserve_ray.data.files import SourceFile, find_files
 from fastserve_ray.data.python_docs import python_docs
-from fastserve_ray.data.readers.table import READERS, SHOWN_PLACES, FileRows, Reader, broken_rows
+from fastserve_ray.data.readers.table import READERS, FileRows, Reader
+from fastserve_ray.data.values import Checker, RawRows
 from fastserve_ray.errors import DataError
 from fastserve_ray.spec.data import PythonDocsSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
     from fastserve_ray.spec.data import Columns, DataSource, FilesSource
 
 
-@dataclass(frozen=True)
-class RawRows:
-    """What a source holds."""
-
-    texts: pa.Array
-    """large_string, without nulls."""
-    labels: pa.Array | None = None
-    """int64, bool or large_string, one for each text; None when none were asked for."""
-    label_names: tuple[str, ...] | None = None
-    """Names of integer labels, where the files carry them."""
-    num_skipped: int = 0
-    """Empty documents that were left out; only where no labels were asked for."""
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, indices: NDArray[np.int64], *, num_skipped: int = 0) -> RawRows:
-        """The rows of these numbers, in this order."""
-        labels = None if self.labels is None else self.labels.take(pa.array(indices))
-        return RawRows(self.texts.take(pa.array(indices)), labels, self.label_names, num_skipped)
-
-
-def read_rows(source: DataSource, columns: Columns, *, with_labels: bool, key: str) -> RawRows:
-    """Read a source.
-
-    A null text or label, and with labels an empty text, is an error that names file and row. Without labels an empty
-    document holds nothing to learn from: it is skipped and counted.
+class SourceReader:
+    """Reads a source once, in the order of the files' names and of the rows in them.
 
     Args:
+        source: where the rows are.
+        columns: which columns hold what.
+        with_labels: whether each row needs a label.
         key: of the source in the spec, for messages: ``data.train`` or ``data.validation``.
-
-    Raises:
-        DataError: nothing is there, it cannot be read, a column is missing or has the wrong type, or rows are broken.
+        bad: takes what cannot be used.
     """
-    if isinstance(source, PythonDocsSource):
-        return RawRows(pa.array(python_docs(source.max_rows), pa.large_string()))
-    names = columns.chat or ((columns.text, columns.label) if with_labels else (columns.text,))
-    is_chat = bool(columns.chat)
-    parts = [
-        _conversations(rows) if is_chat else _checked(rows, with_labels) for rows in _read_files(source, names, key)
-    ]
-    texts = pa.concat_arrays([part.texts for part in parts])
-    if not len(texts):
-        raise DataError("there are no rows", value=source.path, allowed="at least one row with text", key=f"{key}.path")
-    labels = _joined([part.labels for part in parts if part.labels is not None], source) if with_labels else None
-    skipped = sum(part.num_skipped for part in parts)
-    return RawRows(texts, labels, parts[0].label_names, skipped)
 
+    def __init__(self, source: DataSource, columns: Columns, *, with_labels: bool, key: str, bad: BadRows) -> None:
+        self._source = source
+        self._columns = _roles(columns, with_labels=with_labels)
+        self._key = key
+        self._bad = bad
+        self._checker = Checker(bad, with_labels=with_labels, is_chat=bool(columns.chat))
+        self._first_error: DataError | None = None
+        self.label_names: tuple[str, ...] | None = None
+        """Names of integer labels, where the files carry them; known once rows came."""
+        self.num_bytes = 0
+        """Of all files, as they lie in the store."""
+        self._num_bytes_done = 0
+        self._file: SourceFile | None = None
+        self._left = source.max_rows
 
-def _read_files(source: FilesSource, names: tuple[str, ...], key: str) -> Iterator[FileRows]:
-    left = source.max_rows
-    for file in find_files(source, key):
+    def chunks(self) -> Iterator[RawRows]:
+        """The rows.
+
+        Raises:
+            DataError: nothing is there, it cannot be read, a column is missing or has the wrong type, or rows are bad
+                and the mode is ``fail``.
+        """
+        if isinstance(self._source, PythonDocsSource):
+            yield RawRows(pa.array(python_docs(self._source.max_rows), pa.large_string()))
+            return
+        files = find_files(self._source, self._key)
+        self.num_bytes = sum(file.size for file in files)
+        num_rows = 0
+        for file in files:
+            self._file = file
+            for rows in self._one_file(file):
+                num_rows += len(rows)
+                yield rows
+            self._bad.raise_if_fatal(is_end_of_file=True)
+            self._num_bytes_done, self._file = self._num_bytes_done + file.size, None
+            if self._left == 0:
+                break
+        if not num_rows:
+            raise self._no_rows(self._source)
+
+    @property
+    def num_bytes_done(self) -> int:
+        """Read so far, of ``num_bytes``."""
+        return self._num_bytes_done + (0 if self._file is None else self._file.position.num_bytes)
+
+    def _one_file(self, file: SourceFile) -> Iterator[RawRows]:
+        """The rows of a file; one that cannot be used, or not to its end, is a bad part."""
         reader: Reader = READERS.load(file.format)
-        rows = reader(file, names, left, key)
-        yield rows
-        if left is not None:
-            left -= rows.table.num_rows
-            if left <= 0:
-                return
+        num_rows = 0
+        try:
+            for rows in reader(file, self._columns, self._bad, self._key):
+                taken = self._take(rows)
+                yield self._checker.check(taken)
+                self._bad.raise_if_fatal(is_end_of_file=False)
+                num_rows += taken.table.num_rows
+                self.label_names = self.label_names or rows.label_names
+                if self._left == 0:
+                    return
+        except UnusableFileError as error:
+            self._first_error = self._first_error or error
+            self._bad.add_part(file.uri, f"after row {num_rows}" if num_rows else "", 0, error)
+
+    def _take(self, rows: FileRows) -> FileRows:
+        """As many as ``max_rows`` leaves."""
+        if self._left is None:
+            return rows
+        table = rows.table.slice(0, self._left)
+        self._left -= table.num_rows
+        return replace(rows, table=table, numbers=rows.numbers[: table.num_rows])
+
+    def _no_rows(self, source: FilesSource) -> DataError:
+        if self._first_error is not None:
+            return self._first_error
+        if not self._bad.is_empty:
+            return self._bad.as_error()
+        allowed = "at least one row with text"
+        return DataError("there are no rows", value=source.path, allowed=allowed, key=f"{self._key}.path")
 
 
-def _checked(rows: FileRows, with_labels: bool) -> RawRows:
-    texts = _as_text(rows.table.column(0), rows)
-    is_empty = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0)
-    if not with_labels:
-        _refuse(pc.is_null(texts), rows, "has no text")
-        kept = texts.filter(pc.invert(is_empty))
-        return RawRows(kept, num_skipped=len(texts) - len(kept))
-    _refuse(pc.or_(pc.is_null(texts), pc.fill_null(is_empty, True)), rows, "has no text")
-    labels = _as_label(rows.table.column(1), rows)
-    _refuse(pc.is_null(labels), rows, "has no label")
-    return RawRows(texts, labels, rows.label_names)
-
-
-def _conversations(rows: FileRows) -> RawRows:
-    found = conversations(rows.table)
-    texts = pa.array(found, pa.large_string())
-    _refuse(pc.is_null(texts), rows, "is no conversation with an answer")
-    return RawRows(texts)
-
-
-def _as_text(column: pa.ChunkedArray, rows: FileRows) -> pa.Array:
-    plain = _plain(column)
-    if pa.types.is_large_string(plain.type):
-        return plain
-    if pa.types.is_null(plain.type):
-        return plain.cast(pa.large_string())
-    raise DataError(
-        f"column {rows.table.column_names[0]!r} of {rows.file} holds no text",
-        value=str(column.type),
-        allowed="a column of text",
-        key="data.columns.text",
-    )
-
-
-def _as_label(column: pa.ChunkedArray, rows: FileRows) -> pa.Array:
-    plain = _plain(column)
-    kind = plain.type
-    if pa.types.is_integer(kind):
-        return plain.cast(pa.int64())
-    if pa.types.is_boolean(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
-        return plain
-    raise DataError(
-        f"column {rows.table.column_names[1]!r} of {rows.file} cannot be a label",
-        value=str(column.type),
-        allowed="a column of integers, booleans or text",
-        key="data.columns.label",
-        hint="numbers with a fraction are no classes" if pa.types.is_floating(kind) else None,
-    )
-
-
-def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """One array, with every kind of text as large_string and dictionaries decoded."""
-    array = column.combine_chunks()
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if pa.types.is_string(array.type) or pa.types.is_string_view(array.type):
-        array = array.cast(pa.large_string())
-    return array
-
-
-def _refuse(is_broken: pa.Array, rows: FileRows, problem: str) -> None:
-    broken = np.flatnonzero(is_broken.to_numpy(zero_copy_only=False))
-    if len(broken):
-        shown = [f"{rows.place(int(index))} {problem}" for index in broken[:SHOWN_PLACES]]
-        raise broken_rows(shown, len(broken), "data.columns")
-
-
-def _joined(arrays: list[pa.Array], source: FilesSource) -> pa.Array:
-    kinds = sorted({str(array.type) for array in arrays})
-    if len(kinds) > 1:
-        raise DataError(
-            "labels have different types in different files",
-            value=f"{source.path}: {', '.join(kinds)}",
-            allowed="one type in all files",
-            key="data.columns.label",
-        )
-    return pa.concat_arrays(arrays)
+def _roles(columns: Columns, *, with_labels: bool) -> dict[str, str]:
+    """The columns to read by what they hold."""
+    if columns.chat:
+        roles = ("messages",) if len(columns.chat) == 1 else ("prompt", "completion")
+        return dict(zip(roles, columns.chat, strict=True))
+    return {"text": columns.text} | ({"label": columns.label} if with_labels else {})

@@ -12,7 +12,7 @@ from fastserve_ray.models.loading import load_tokenizer
 from fastserve_ray.spec.model import TokenizerSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
 
@@ -35,29 +35,30 @@ CHAT_TEMPLATE = (
 """Turns start with their role's marker and end as documents do, so a model tuned on it stops after its turn."""
 
 
-def make_tokenizer(model: ModelSpec, texts: pa.Array) -> Any:
+def make_tokenizer(model: ModelSpec, texts: Iterable[pa.Array], num_bytes: int) -> Any:
     """The tokenizer that the spec asks for, a ``PreTrainedTokenizerBase`` with a padding and an end token, and with
     ``model.chat_template``.
 
     Args:
-        texts: of the training rows, large_string; held-out text never shapes the vocabulary.
+        texts: of the training rows, large_string, a chunk at a time; held-out text never shapes the vocabulary.
+        num_bytes: of all texts, about.
 
     Raises:
         ModelError: it or the template cannot be loaded, or it has no token that ends a text.
     """
-    tokenizer = _without_template(model, texts)
+    tokenizer = _without_template(model, texts, num_bytes)
     if model.chat_template is not None:
         tokenizer.chat_template = read_template(model.chat_template)
     return tokenizer
 
 
-def _without_template(model: ModelSpec, texts: pa.Array) -> Any:
+def _without_template(model: ModelSpec, texts: Iterable[pa.Array], num_bytes: int) -> Any:
     if model.base is not None:
         tokenizer = load_tokenizer(model.base, revision=model.revision, trust_remote_code=model.trust_remote_code)
     elif isinstance(model.tokenizer, str):
         tokenizer = load_tokenizer(model.tokenizer)
     else:
-        return train_bpe(texts, (model.tokenizer or TokenizerSpec()).vocab_size, model.task)
+        return train_bpe(texts, (model.tokenizer or TokenizerSpec()).vocab_size, model.task, num_bytes=num_bytes)
     if model.task == "text-generation" and tokenizer.eos_token_id is None:
         raise ModelError(
             "the tokenizer has no eos_token, which separates documents",
@@ -68,7 +69,7 @@ def _without_template(model: ModelSpec, texts: pa.Array) -> Any:
     return tokenizer
 
 
-def train_bpe(texts: pa.Array, vocab_size: int, task: str) -> Any:
+def train_bpe(texts: Iterable[pa.Array], vocab_size: int, task: str, *, num_bytes: int = 0) -> Any:
     """A byte-level BPE tokenizer (Sennrich et al. 2016; bytes and splits as in GPT-2). The same texts give the same.
 
     Special tokens come first: end of text (0), padding (1), chat roles. For classification and
@@ -76,7 +77,9 @@ def train_bpe(texts: pa.Array, vocab_size: int, task: str) -> Any:
     off the last.
 
     Args:
+        texts: large_string, a chunk at a time; how they are cut into chunks changes nothing.
         vocab_size: at most; little text gives fewer entries.
+        num_bytes: of all texts, about; a vocabulary is learned from a part of very long ones.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -93,7 +96,7 @@ def train_bpe(texts: pa.Array, vocab_size: int, task: str) -> Any:
         show_progress=False,
     )
     with all_cores():
-        tokenizer.train_from_iterator(_batches(texts), trainer)
+        tokenizer.train_from_iterator(_batches(texts, num_bytes), trainer)
     if task != "text-generation":
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{END} $A {END}",
@@ -127,7 +130,11 @@ def all_cores() -> Iterator[None]:
             os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
-def _batches(texts: pa.Array) -> Iterator[list[str]]:
-    stride = max(1, -(-texts.nbytes // MAX_TRAINING_CHARACTERS))
-    for start in range(0, len(texts), _BATCH * stride):
-        yield texts.slice(start, _BATCH * stride).to_pylist()[::stride]
+def _batches(texts: Iterable[pa.Array], num_bytes: int) -> Iterator[list[str]]:
+    """Every n-th text, in lists."""
+    stride = max(1, -(-num_bytes // MAX_TRAINING_CHARACTERS))
+    offset = 0
+    for chunk in texts:
+        for start in range(offset, len(chunk), _BATCH * stride):
+            yield chunk.slice(start, _BATCH * stride).to_pylist()[::stride]
+        offset = (offset - len(chunk)) % stride

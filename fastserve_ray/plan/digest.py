@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-STAGE_FORMATS = {"data": 2, "import": 1, "tune": 1, "train": 1, "compress": 1, "verify": 1, "serve": 1}
+STAGE_FORMATS = {"data": 3, "import": 1, "tune": 1, "train": 1, "compress": 1, "verify": 1, "serve": 1}
 """Version of each stage's code. Raise one when the stage gives another result for the same settings; what it
 published before is then made anew."""
 

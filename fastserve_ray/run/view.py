@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from fastserve_ray.run import words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pydantic import JsonValue
 
@@ -60,14 +60,25 @@ class StageView:
         done, elapsed = self.step - self.first_step, self.last_time - self.first_step_time
         return elapsed / done * (self.total - self.step) if done > 0 and elapsed > 0 else None
 
+    def _told_seconds_left(self) -> float | None:
+        told = self.figures.get("seconds_left")
+        return float(told) if isinstance(told, int | float) else None
+
+    def _data_pace(self) -> Iterator[str]:
+        for name, unit in (("rows_per_second", "rows/s"), ("mb_per_second", "MB/s")):
+            value = self.figures.get(name)
+            if isinstance(value, int | float):
+                yield f"{words.rate(value) if unit == 'rows/s' else f'{value:.1f}'} {unit}"
+
     def progress_line(self) -> str:
         """``step 20/200  loss 5.12  3.2k tok/s  12 s left``; parts that are unknown are left out."""
         loss, pace = self.figures.get("loss"), self.figures.get("tokens_per_second")
-        left = self.seconds_left()
+        left = self.seconds_left() or self._told_seconds_left()
         parts = [
             self._steps(),
             f"loss {words.number(loss)}" if loss is not None else None,
             f"{words.rate(pace)} tok/s" if isinstance(pace, int | float) else None,
+            *self._data_pace(),
             f"{words.duration(left)} left" if left is not None else None,
             _text(self.figures.get("message")),
         ]

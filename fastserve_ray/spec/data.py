@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag
 
 from fastserve_ray.spec.base import PositiveInt, Section
 
-FileFormat = Literal["parquet", "jsonl", "csv", "text"]
+FileFormat = Literal["parquet", "arrow", "jsonl", "csv", "text"]
 
 
 class FilesSource(Section):
@@ -18,7 +18,8 @@ class FilesSource(Section):
     path: str
     """A file, a folder or a glob; a local path is relative to the working directory."""
     format: FileFormat | None = None
-    """Read from the file ending when left out. In plain text blank lines separate documents; a file without any has
+    """Read from the file ending when left out (.gz, .zst, .bz2, .lz4 and .br are unpacked). ``arrow`` is Arrow's file
+    and stream format, and Feather. In plain text blank lines separate documents; a file without any has
     one document on each line."""
     max_rows: PositiveInt | None = None
     """Take only the first rows, for a quick try."""
@@ -99,3 +100,6 @@ class DataSpec(Section):
     the model has a head for it, as BERT has."""
     seed: int = Field(default=0, ge=0)
     """Decides the held-out rows and the order of the rows."""
+    on_bad_rows: Literal["fail", "skip"] = "fail"
+    """What becomes of rows that cannot be used (broken JSON, a wrong number of values, no text, bytes that are not
+    UTF-8, an unreadable row group): an error that lists them, or they are left out, counted and reported."""

@@ -58,7 +58,7 @@ def instruction(prompt: str, completion: str) -> str:
 
 @pytest.fixture
 def tokenizer() -> Any:
-    return train_bpe(pa.array(["Where is the fox? In the wood. And the ox? In the field. It eats."] * 4), 400, "chat")
+    return train_bpe([pa.array(["Where is the fox? In the wood. And the ox? In the field. It eats."] * 4)], 400, "chat")
 
 
 def answers(tokenizer: Any, text: str = TEXT) -> list[str]:

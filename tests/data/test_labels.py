@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fastserve_ray.data.bad_rows import BadRows
 from fastserve_ray.data.labels import make_label_map
-from fastserve_ray.data.sources import RawRows, read_rows
+from fastserve_ray.data.sources import SourceReader
 from fastserve_ray.errors import DataError
 from fastserve_ray.spec import Columns, FilesSource
 
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def rows(*labels: Any, names: tuple[str, ...] | None = None) -> RawRows:
-    kind = pa.large_string() if isinstance(labels[0], str) else None
-    return RawRows(pa.array(["text"] * len(labels), pa.large_string()), pa.array(labels, kind), names)
+def array(*labels: Any) -> pa.Array:
+    return pa.array(labels, pa.large_string() if isinstance(labels[0], str) else None)
 
 
 @pytest.mark.parametrize(
@@ -33,19 +33,19 @@ def rows(*labels: Any, names: tuple[str, ...] | None = None) -> RawRows:
     ],
 )
 def test_labels_become_ids(labels: tuple[Any, ...], names: tuple[str, ...], ids: list[int]) -> None:
-    found = make_label_map(rows(*labels), None)
+    found = make_label_map(array(*labels), None, None)
     assert found.names == names
-    assert found.ids(rows(*labels)).to_pylist() == ids
+    assert found.ids(array(*labels)).to_pylist() == ids
 
 
 def test_integers_below_num_labels_are_ids_even_if_some_do_not_occur() -> None:
-    found = make_label_map(rows(0, 3), 5)
+    found = make_label_map(array(0, 3), None, 5)
     assert found.names == ("0", "1", "2", "3", "4")
-    assert found.ids(rows(3)).to_pylist() == [3]
+    assert found.ids(array(3)).to_pylist() == [3]
 
 
 def test_names_that_the_file_carries_are_used() -> None:
-    found = make_label_map(rows(0, 1, 1, names=("negative", "neutral", "positive")), None)
+    found = make_label_map(array(0, 1, 1), ("negative", "neutral", "positive"), None)
     assert found.names == ("negative", "neutral", "positive")
 
 
@@ -55,33 +55,35 @@ def test_names_of_hugging_face_datasets_are_read(tmp_path: Path) -> None:
     table = pa.table({"text": ["a", "b"], "label": [1, 0]}).replace_schema_metadata({"huggingface": described})
     pq.write_table(table, tmp_path / "a.parquet")
     source = FilesSource(path=str(tmp_path / "a.parquet"))
-    found = make_label_map(read_rows(source, Columns(), with_labels=True, key="data.train"), None)
+    reader = SourceReader(source, Columns(), with_labels=True, key="data.train", bad=BadRows())
+    (rows,) = reader.chunks()
+    found = make_label_map(rows.labels, reader.label_names, None)
     assert found.names == ("neg", "pos")
 
 
 def test_one_class_is_refused() -> None:
     with pytest.raises(DataError, match="same label") as caught:
-        make_label_map(rows("a", "a"), None)
+        make_label_map(array("a", "a"), None, None)
     assert caught.value.key == "data.columns.label"
 
 
 def test_num_labels_must_agree() -> None:
     with pytest.raises(DataError, match="3 different labels") as caught:
-        make_label_map(rows("a", "b", "c"), 2)
+        make_label_map(array("a", "b", "c"), None, 2)
     assert caught.value.key == "model.num_labels"
     with pytest.raises(DataError, match="different labels"):
-        make_label_map(rows(0, 1, 2), 2)
+        make_label_map(array(0, 1, 2), None, 2)
 
 
 def test_negative_labels_are_refused() -> None:
     with pytest.raises(DataError, match="negative"):
-        make_label_map(rows(-1, 0, 1), None)
+        make_label_map(array(-1, 0, 1), None, None)
 
 
 def test_validation_labels_must_be_known_and_of_the_same_type() -> None:
-    found = make_label_map(rows("a", "b"), None)
+    found = make_label_map(array("a", "b"), None, None)
     with pytest.raises(DataError, match="no training row has") as caught:
-        found.ids(rows("a", "c", "d"))
+        found.ids(array("a", "c", "d"))
     assert (caught.value.value, caught.value.allowed) == ("c, d", "a, b")
     with pytest.raises(DataError, match="another type"):
-        found.ids(rows(0, 1))
+        found.ids(array(0, 1))

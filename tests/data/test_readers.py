@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fastserve_ray.data.sources import RawRows, read_rows
+from fastserve_ray.data.bad_rows import BadRows
+from fastserve_ray.data.sources import SourceReader
+from fastserve_ray.data.values import RawRows
 from fastserve_ray.errors import DataError
 from fastserve_ray.spec import Columns, FilesSource
 from fastserve_ray.storage.filesystem import Storage
@@ -22,9 +24,20 @@ TEXTS = ["good film", 'she said "no", twice', "zwei\nZeilen", "naïve — ✓"]
 LABELS = [1, 0, 0, 1]
 
 
-def read(path: Path | str, *, with_labels: bool = True, columns: Columns | None = None, **source: Any) -> RawRows:
+def read(
+    path: Path | str,
+    *,
+    with_labels: bool = True,
+    columns: Columns | None = None,
+    bad: BadRows | None = None,
+    **source: Any,
+) -> RawRows:
     files = FilesSource(path=str(path), **source)
-    return read_rows(files, columns or Columns(), with_labels=with_labels, key="data.train")
+    reader = SourceReader(files, columns or Columns(), with_labels=with_labels, key="data.train", bad=bad or BadRows())
+    chunks = [chunk for chunk in reader.chunks() if len(chunk) or chunk.num_empty]
+    labels = pa.concat_arrays([chunk.labels for chunk in chunks]) if with_labels else None
+    texts = pa.concat_arrays([chunk.texts for chunk in chunks])
+    return RawRows(texts, labels, sum(chunk.num_empty for chunk in chunks))
 
 
 def write_parquet(path: Path) -> Path:
@@ -120,7 +133,7 @@ def test_a_missing_file_names_the_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("a.parquet", b"PAR1 this is none"), ("a.csv", b"text,label\n\xff\xfe,1\n"), ("a.jsonl.gz", b"not gzip")],
+    [("a.parquet", b"PAR1 this is none"), ("a.arrow", b"this is none"), ("a.jsonl.gz", b"not gzip")],
 )
 def test_a_damaged_file_is_named(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
@@ -165,7 +178,7 @@ def test_empty_documents_are_counted_where_no_label_hangs_on_them(tmp_path: Path
     path.write_text('{"text": "a"}\n{"text": ""}\n{"text": "b"}\n{"text": " \\n"}\n')
     rows = read(path, with_labels=False)
     assert rows.texts.to_pylist() == ["a", "b"]
-    assert rows.num_skipped == 2
+    assert rows.num_empty == 2
 
 
 def test_columns_of_the_wrong_type_are_named(tmp_path: Path) -> None:
@@ -183,16 +196,17 @@ def test_columns_of_the_wrong_type_are_named(tmp_path: Path) -> None:
 def test_a_column_of_mixed_types_names_the_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": "1"}\n')
-    with pytest.raises(DataError, match="mixes types") as caught:
+    with pytest.raises(DataError, match="1 row cannot be used") as caught:
         read(path)
-    assert "line 2" in str(caught.value)
+    assert "line 2 has a label of another type than the rows before: '1' is text" in str(caught.value)
 
 
 def test_files_agree_on_the_type_of_labels(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\na,1\n")
     (tmp_path / "b.csv").write_text("text,label\nb,yes\n")
-    with pytest.raises(DataError, match="different types"):
+    with pytest.raises(DataError) as caught:
         read(tmp_path)
+    assert "b.csv row 1 has a label that is not an integer as in the rows before" in str(caught.value)
 
 
 def test_dictionary_columns_are_text(tmp_path: Path) -> None:

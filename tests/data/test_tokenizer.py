@@ -18,7 +18,7 @@ TEXTS = pa.array(["the cat sat on the mat, the cat ate"] * 20 + ["äöü 漢字 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return train_bpe(TEXTS, 300, "text-generation")
+    return train_bpe([TEXTS], 300, "text-generation")
 
 
 @pytest.mark.parametrize("text", ["the cat", "  spaces\n\ttabs ", "漢字 🙂 never seen: ж", "<|weird|>", ""])

@@ -40,7 +40,7 @@ CHATS = [
 
 def save_base(folder: Path) -> None:
     texts = [message["content"] for chat in CHATS for message in chat]
-    tokenizer = train_bpe(pa.array(texts), 400, "text-generation")
+    tokenizer = train_bpe([pa.array(texts)], 400, "text-generation")
     build_from_config(CONFIG, "text-generation", tokenizer, seed=0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastserve_ray.errors import DataError
+import numpy as np
+
+from fastserve_ray.data.bad_rows import UnusableFileError
 from fastserve_ray.lazy import LazyTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from fastserve_ray.data.bad_rows import BadRows
     from fastserve_ray.data.files import SourceFile
 
 READERS = LazyTable(
@@ -21,67 +24,69 @@ READERS = LazyTable(
     "data.train.format",
     {
         "parquet": "fastserve_ray.data.readers.parquet:read",
+        "arrow": "fastserve_ray.data.readers.arrow:read",
         "jsonl": "fastserve_ray.data.readers.jsonl:read",
         "csv": "fastserve_ray.data.readers.csv:read",
         "text": "fastserve_ray.data.readers.text:read",
     },
 )
 
-SHOWN_PLACES = 3
-"""Broken rows that a message lists."""
+CHUNK_BYTES = 8 * 2**20
+"""About how much of a file is in memory at a time; a longer row is read whole."""
+CHUNK_ROWS = 16_384
 
 
 @dataclass(frozen=True)
 class FileRows:
-    """Rows of one file."""
+    """Some rows of one file, in its order."""
 
     file: str
     table: pa.Table
     """The columns that were asked for, in that order, as the file has them."""
+    numbers: NDArray[Any]
+    """Number of each row in ``unit``; the first of a file is 1."""
     unit: str = "row"
     """What people count in such a file: "row" or "line"."""
-    numbers: NDArray[Any] | None = None
-    """Number of each row in ``unit``; None: the first row is 1, and so on."""
     label_names: tuple[str, ...] | None = None
     """Names of integer labels, where the file carries them."""
-
-    def place(self, index: int) -> str:
-        """``reviews.csv row 3``."""
-        number = index + 1 if self.numbers is None else int(self.numbers[index])
-        return f"{self.file} {self.unit} {number}"
+    is_spelled: bool = False
+    """Labels are the characters of a file without types, and may mean integers or booleans."""
 
 
-Reader = Callable[["SourceFile", Sequence[str], "int | None", str], FileRows]
-"""File, columns, how many rows at most, and the key of the source for messages (``data.train``).
+Reader = Callable[["SourceFile", Mapping[str, str], "BadRows", str], Iterator[FileRows]]
+"""File, columns by role (``text`` first), what cannot be used, and the key of the source for messages
+(``data.train``). Yields about ``CHUNK_BYTES`` at a time.
 
-Raises DataError: the file cannot be read, or a column is missing.
+Raises:
+    UnusableFileError: the file is damaged, or a column is missing.
+    DataError: the file cannot be reached.
 """
 
 
-def missing_column(column: str, known: Sequence[str], file: str, key: str) -> DataError:
+def missing_column(column: str, known: Sequence[str], file: str, role: str) -> UnusableFileError:
     """The error that names the nearest column."""
     near = difflib.get_close_matches(column, known, n=1)
-    return DataError(
+    return UnusableFileError(
         f"{file} has no column {column!r}",
         value=column,
         allowed=", ".join(known) or "the file has no columns",
-        key=key,
+        key=f"data.columns.{role}",
         hint=f"did you mean {near[0]!r}?" if near else None,
     )
 
 
-def broken_rows(problems: Sequence[str], count: int, key: str, hint: str | None = None) -> DataError:
-    """The error about rows that cannot be used.
+def require_columns(columns: Mapping[str, str], known: Sequence[str], file: str) -> None:
+    """Raise for the first column that is not there."""
+    for role, column in columns.items():
+        if column not in known:
+            raise missing_column(column, known, file, role)
 
-    Args:
-        problems: the first few, each with its place.
-        count: of all.
-    """
-    shown = "; ".join(problems[:SHOWN_PLACES])
-    more = f"; and {count - SHOWN_PLACES} more" if count > SHOWN_PLACES else ""
-    return DataError(
-        f"{count} row{'s' if count != 1 else ''} cannot be used",
-        value=shown + more,
-        key=key,
-        hint=hint or "correct or delete them; nothing was left out",
-    )
+
+def rows_in_chunk(num_rows: int, num_bytes: int) -> int:
+    """How many rows of a table of this size make a chunk."""
+    return max(1, min(CHUNK_ROWS, CHUNK_BYTES * num_rows // max(1, num_bytes)))
+
+
+def numbered_from(first: int, count: int) -> NDArray[np.int64]:
+    """``first``, ``first + 1``, ..."""
+    return np.arange(first, first + count, dtype=np.int64)
