@@ -183,8 +183,8 @@ def _status(name: str) -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
 
 
-def write_dataset(folder: Path, case: Case, *, rows: int) -> Path:
-    """Rows of random tokens: two documents each for generation; for a classifier the first row is padded."""
+def write_dataset(folder: Path, case: Case, *, rows: int, documents: int = 2) -> Path:
+    """Rows of random tokens: ``documents`` in each for generation; for a classifier the first row is padded."""
     import numpy as np
     import pyarrow as pa
     from tokenizers import Tokenizer
@@ -206,7 +206,7 @@ def write_dataset(folder: Path, case: Case, *, rows: int) -> Path:
     is_classifier = case.task == "text-classification"
     if is_classifier:
         ids[0].pop()
-    lengths = [[case.length // 2, case.length - case.length // 2]] * rows
+    lengths = [[len(part) for part in np.array_split(np.arange(case.length), documents)]] * rows
     columns = {"input_ids": pa.array(ids, pa.list_(pa.int32())), "text": ["-"] * rows}
     if is_classifier:
         columns["label"] = pa.array([index % 2 for index in range(rows)], pa.int64())

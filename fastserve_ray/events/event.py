@@ -17,7 +17,8 @@ class Event:
     """Something that happened in a run.
 
     Kinds: run_started, run_finished, run_failed(error), stage_started, stage_skipped(artifact),
-    stage_progress(step, total, loss?, tokens_per_second?, learning_rate?, message?), stage_metrics(metrics),
+    stage_progress(step, total, loss?, tokens_per_second?, step_seconds?, mfu?, memory_bytes?, learning_rate?,
+    message?), stage_metrics(metrics),
     stage_finished(artifact, seconds, metrics), stage_failed(error), trial_finished(trial, parameters, metrics),
     warning(message), served(url, ...).
     """

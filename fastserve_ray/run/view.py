@@ -31,7 +31,7 @@ class StageView:
     first_step_time: float | None = None
     last_time: float = 0.0
     figures: dict[str, JsonValue] = field(default_factory=dict)
-    """Fields of the latest progress: loss, tokens_per_second, learning_rate, message."""
+    """Fields of the latest progress: loss, tokens_per_second, mfu, memory_bytes, learning_rate, message."""
     metrics: dict[str, JsonValue] = field(default_factory=dict)
     artifact: str | None = None
     error: str | None = None
@@ -71,14 +71,17 @@ class StageView:
                 yield f"{words.rate(value) if unit == 'rows/s' else f'{value:.1f}'} {unit}"
 
     def progress_line(self) -> str:
-        """``step 20/200  loss 5.12  3.2k tok/s  12 s left``; parts that are unknown are left out."""
+        """``step 20/200  loss 5.12  3.2k tok/s  MFU 31%  1.2 GiB  12 s left``; parts that are unknown are left out."""
         loss, pace = self.figures.get("loss"), self.figures.get("tokens_per_second")
         left = self.seconds_left() or self._told_seconds_left()
+        mfu, memory = self.figures.get("mfu"), self.figures.get("memory_bytes")
         parts = [
             self._steps(),
             f"loss {words.number(loss)}" if loss is not None else None,
             f"{words.rate(pace)} tok/s" if isinstance(pace, int | float) else None,
             *self._data_pace(),
+            f"MFU {mfu:.0%}" if isinstance(mfu, int | float) else None,
+            words.size(memory) if isinstance(memory, int) else None,
             f"{words.duration(left)} left" if left is not None else None,
             _text(self.figures.get("message")),
         ]

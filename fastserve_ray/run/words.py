@@ -30,6 +30,11 @@ def rate(per_second: float) -> str:
     return f"{per_second:.0f}"
 
 
+def size(count: int) -> str:
+    """``850 MiB``, ``1.2 GiB``."""
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
+
+
 def number(value: object) -> str:
     """Four significant digits for floats, everything else as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -57,7 +57,7 @@ class TrainResult:
     state_dict: dict[str, torch.Tensor] | None
     """The full weights on the CPU on worker 0, None on the others."""
     metrics: dict[str, float]
-    """``eval_*`` of the last evaluation, ``train_loss`` of the last step, ``seconds``, ``tokens_per_second``."""
+    """``eval_*`` of the last evaluation, ``train_loss`` of the last step, ``seconds``, and what a Speedometer says."""
     num_steps: int
     """Optimizer steps in all, those before a resume included."""
     adapter: Adapter | None = None

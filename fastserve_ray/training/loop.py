@@ -27,6 +27,7 @@ from fastserve_ray.training.hooks import Hooks, TrainResult, train_result
 from fastserve_ray.training.job import TrainJob, build_model
 from fastserve_ray.training.precision import precision_warning
 from fastserve_ray.training.schedule import learning_rate
+from fastserve_ray.training.speed import MemoryMeter, Speedometer, flops_per_token, peak_flops
 from fastserve_ray.training.strategies.protocol import MicroBatch
 from fastserve_ray.training.strategies.table import make_strategy
 from fastserve_ray.training.tensor.limits import refuse_uncuttable
@@ -57,6 +58,7 @@ class TrainingLoop:
         self.plan = BatchPlan(len(self.dataset.train), self.train.batch_size, self.train.seed)
         self.total_steps = job.total_steps(len(self.dataset.train))
         self.strategy = make_strategy(self.train.parallel)
+        self.memory = MemoryMeter(self.world.device)
         self.metrics: dict[str, float] = {}
 
     def run(self) -> TrainResult:
@@ -69,18 +71,20 @@ class TrainingLoop:
             self._warn_about_precision()
             self._warn_about_packing()
             sample, _ = self._collate(np.zeros(1, dtype=np.int64))
+            flops = flops_per_token(self.model, self.dataset.info.max_length)
+            speed = Speedometer(flops, peak_flops(self.world, self.train.precision))
             self.strategy.setup(self.model, self.train, self.world, self.task, sample)
             first_step = self._resume()
-            return self._run_from(first_step)
+            return self._run_from(first_step, speed)
 
-    def _run_from(self, first_step: int) -> TrainResult:
-        started, tokens, busy, number = perf_counter(), 0.0, 0.0, first_step
+    def _run_from(self, first_step: int, speed: Speedometer) -> TrainResult:
+        started, number = perf_counter(), first_step
         for number in range(first_step + 1, self.total_steps + 1):
             step_started = perf_counter()
             loss, step_tokens = self._train_step(number - 1)
-            busy, tokens = busy + perf_counter() - step_started, tokens + step_tokens
-            self.metrics |= {"train_loss": loss, "tokens_per_second": tokens / busy}
-            self._report(number, loss)
+            speed.add(perf_counter() - step_started, step_tokens)
+            self.metrics |= {"train_loss": loss, **speed.metrics()}
+            self._report(number, loss, speed)
             is_stopped = self.hooks.should_stop()
             if (is_stopped or self._is_evaluated(number)) and self._evaluate_and_ask(number):
                 break
@@ -140,7 +144,7 @@ class TrainingLoop:
             pad_token_id=self.dataset.info.pad_token_id,
         )
 
-    def _report(self, number: int, loss: float) -> None:
+    def _report(self, number: int, loss: float, speed: Speedometer) -> None:
         if self.hooks.on_step is not None:
             self.hooks.on_step(number, loss)
         if number % self.train.logging_steps == 0 or number in (1, self.total_steps):
@@ -148,8 +152,9 @@ class TrainingLoop:
                 step=number,
                 total=self.total_steps,
                 loss=loss,
-                tokens_per_second=self.metrics["tokens_per_second"],
                 learning_rate=learning_rate(self.train, number - 1, self.total_steps),
+                memory_bytes=self.memory.bytes(),
+                **speed.metrics(),
             )
 
     def _checkpoint(self, number: int) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastserve_ray.artifacts.manifest import artifact_id
 from fastserve_ray.artifacts.registry import Registry
 from fastserve_ray.errors import ArtifactError, FastServeError, StorageError
 from fastserve_ray.events.log import EventWriter
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastserve_ray.artifacts.manifest import Manifest
+    from fastserve_ray.training.board import TrainingBoard
     from fastserve_ray.training.checkpoint.slices import Snapshot
     from fastserve_ray.training.hooks import Hooks, TrainResult
     from fastserve_ray.training.job import TrainJob
@@ -110,9 +112,10 @@ def _hooks(work: Work, world: World, events: EventWriter, stack: ExitStack) -> H
 
     is_heard = world.is_first and work.publication is not None  # a trial's steps are not those of its stage
     progress: Progress = EventProgress(events, work.stage) if is_heard else silent
+    board = _board(work, progress, stack) if is_heard else None
     hooks = Hooks(
-        progress=progress,
-        on_evaluate=_on_evaluate(work, world, events),
+        progress=board or progress,
+        on_evaluate=_on_evaluate(work, world, events, board),
         warn=lambda message: events.emit("warning", work.stage, message=message),
     )
     if work.publication is None:
@@ -120,7 +123,18 @@ def _hooks(work: Work, world: World, events: EventWriter, stack: ExitStack) -> H
     return replace(hooks, on_checkpoint=_report_checkpoint, resume_from=_checkpoint(stack, progress))
 
 
-def _on_evaluate(work: Work, world: World, events: EventWriter) -> Callable[[int, dict[str, float]], bool]:
+def _board(work: Work, progress: Progress, stack: ExitStack) -> TrainingBoard:
+    from fastserve_ray.training.board import TrainingBoard
+
+    assert work.publication is not None
+    storage = Storage.open(work.storage_uri)
+    board = TrainingBoard(storage, artifact_id(work.stage, work.publication.digest), progress)
+    return stack.enter_context(closing(board))
+
+
+def _on_evaluate(
+    work: Work, world: World, events: EventWriter, board: TrainingBoard | None
+) -> Callable[[int, dict[str, float]], bool]:
     import ray.train
 
     from fastserve_ray.training.patience import PatienceCounter
@@ -130,6 +144,8 @@ def _on_evaluate(work: Work, world: World, events: EventWriter) -> Callable[[int
     def on_evaluate(step: int, metrics: dict[str, float]) -> bool:
         if world.is_first and work.publication is not None:
             events.emit("stage_metrics", work.stage, step=step, metrics=metrics)
+        if board is not None:
+            board.evaluated(step, metrics)
         if work.reports_evaluations:
             ray.train.report({**metrics, "step": step})
         return is_enough is not None and is_enough(step, metrics)

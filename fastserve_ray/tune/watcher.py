@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
+from fastserve_ray.events.tensorboard import TENSORBOARD
 from fastserve_ray.tune.records import Report, TrialRecord, TrialStatus, key_of
 from fastserve_ray.tune.report import best_of, describe, score
-from fastserve_ray.tune.tensorboard import TENSORBOARD, TrialBoard
+from fastserve_ray.tune.tensorboard import TrialBoard
 from fastserve_ray.tune.trial import FAILED
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class SearchWatcher(Callback):
             return
         earlier = self._job.finished.get(key_of(running.parameters))
         record = self._record(running) if earlier is None else earlier.model_copy(update={"trial": running.name})
-        running.board.close(record)
+        running.board.finish(record)
         self.records.append(record)
         if record.status != "failed":
             self._store.save(record)

@@ -97,7 +97,8 @@ def test_evaluations_are_at_epochs_ends_and_where_asked(datasets: dict[str, Path
     seen: list[int] = []
 
     def note(step: int, metrics: dict[str, float]) -> bool:
-        assert metrics.keys() == {"eval_loss", "eval_perplexity", "eval_accuracy", "train_loss", "tokens_per_second"}
+        speed = {"tokens_per_second", "step_seconds", "mfu"}
+        assert metrics.keys() == {"eval_loss", "eval_perplexity", "eval_accuracy", "train_loss", *speed}
         seen.append(step)
         return False
 

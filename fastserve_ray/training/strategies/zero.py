@@ -37,7 +37,7 @@ class ZeroStrategy:
     def setup(
         self, model: torch.nn.Module, train: TrainSpec, world: World, objective: Objective, sample: Batch
     ) -> None:
-        deepspeed = _import_deepspeed(world.device)
+        deepspeed = import_deepspeed(world.device)
         self._world = world
         self._stage = train.parallel.zero
         self._passes = Passes(objective, nullcontext)  # DeepSpeed has a bf16 mode of its own
@@ -143,7 +143,7 @@ def deepspeed_config(train: TrainSpec) -> dict[str, Any]:
     }
 
 
-def _import_deepspeed(device: str) -> Any:
+def import_deepspeed(device: str) -> Any:
     """DeepSpeed, quiet, and without the builds of C++ operators that a first use on a CPU would start."""
     if not device.startswith("cuda"):
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
