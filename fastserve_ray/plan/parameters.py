@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastserve_ray.plan.architecture import Architecture
 
-CLASSIFICATION = "text-classification"
+CLASSIFICATION, MASKED = "text-classification", "masked-lm"
 
 
 def count_parameters(model: Architecture, task: str, num_labels: int = 2) -> int:
@@ -15,7 +15,8 @@ def count_parameters(model: Architecture, task: str, num_labels: int = 2) -> int
 
     Args:
         model: the sizes.
-        task: ``text-generation`` (``*ForCausalLM``) or ``text-classification`` (``*ForSequenceClassification``).
+        task: ``text-generation`` (``*ForCausalLM``), ``text-classification`` (``*ForSequenceClassification``) or
+            ``masked-lm`` (``BertForPreTraining``, ``*ForMaskedLM``).
         num_labels: classes of a classifier.
     """
     count = {"llama": _llama, "gpt2": _gpt2, "bert": _bert, "distilbert": _distilbert}[model.family]
@@ -65,10 +66,15 @@ def _bert(model: Architecture, task: str, num_labels: int) -> int:
     if task == CLASSIFICATION:
         return _encoder(model) + _linear(hidden, hidden) + _linear(hidden, num_labels)
     head = _linear(hidden, hidden) + 2 * hidden + model.vocab_size
+    if task == MASKED:
+        head += _linear(hidden, hidden) + _linear(hidden, 2)  # the pooler, and the head for the next sentence
     return _encoder(model) + head + (0 if model.has_tied_embeddings else model.vocab_size * hidden)
 
 
 def _distilbert(model: Architecture, task: str, num_labels: int) -> int:
     """DistilBERT has no causal head in transformers; its classifier has a dense layer before the output."""
     hidden = model.hidden_size
+    if task == MASKED:
+        output = 0 if model.has_tied_embeddings else model.vocab_size * hidden
+        return _encoder(model) + _linear(hidden, hidden) + 2 * hidden + model.vocab_size + output
     return _encoder(model) + _linear(hidden, hidden) + _linear(hidden, num_labels)

@@ -35,7 +35,7 @@ BERT = {
     "max_position_embeddings": 40,
 }
 DISTILBERT = {"model_type": "distilbert", "vocab_size": 96, "dim": 32, "n_heads": 4, "n_layers": 2, "hidden_dim": 48}
-GENERATION, CLASSIFICATION = "text-generation", "text-classification"
+GENERATION, CLASSIFICATION, MASKED = "text-generation", "text-classification", "masked-lm"
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,19 @@ GENERATION, CLASSIFICATION = "text-generation", "text-classification"
         (BERT, GENERATION),
         ({**BERT, "type_vocab_size": 1}, CLASSIFICATION),
         (DISTILBERT, CLASSIFICATION),
+        (BERT, MASKED),
+        (DISTILBERT, MASKED),
     ],
 )
 def test_the_count_is_torchs_count(config: dict[str, Any], task: str) -> None:
     import torch
     import transformers
 
+    from fastserve_ray.tasks.table import load_task
+
     settings = {key: value for key, value in config.items() if key != "model_type"}
     built = transformers.AutoConfig.for_model(config["model_type"], **settings, num_labels=3)
-    kind = "AutoModelForCausalLM" if task == GENERATION else "AutoModelForSequenceClassification"
+    kind = load_task(task).auto_class_of(config["model_type"])
     with torch.device("meta"):
         model = getattr(transformers, kind).from_config(built)
     architecture = read_architecture(config)

@@ -44,7 +44,9 @@ class Tuner(Generic[Spec]):
     def attach(self, model: Any) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]), _quiet(), _peft_errors(model, self.spec.target_modules):
             torch.manual_seed(self.occasion.seed)
+            tied = _tied_layers(model)
             self.tuner = self.tuned(model)
+            _refuse_tied(tied & set(self.tuner.targeted_module_names))
         if self.occasion.task == "text-classification":
             _train_head(model)
         bare: torch.nn.Module = model
@@ -66,6 +68,7 @@ class Tuner(Generic[Spec]):
                 bare.get_submodule(parent).register_buffer(last, buffer.detach().cpu(), persistent=False)
         merged: Any = tuner.merge_and_unload()
         merged.tie_weights()
+        merged.generation_config = getattr(module, "generation_config", None)
         whole: torch.nn.Module = merged.requires_grad_(True).eval()
         return whole
 
@@ -119,6 +122,24 @@ def lora_targets(chosen: tuple[str, ...] | None, model: Any) -> list[str] | str 
     if chosen is not None:
         return list(chosen)
     return None if model.config.model_type in KNOWN else ALL_LINEAR
+
+
+def _tied_layers(model: Any) -> set[str]:
+    """Names of the layers that share one matrix: to change one of them would change the other."""
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    if first is None or last is None or first.weight is not last.weight:
+        return set()
+    return {name for name, part in model.named_modules() if part is first or part is last}
+
+
+def _refuse_tied(names: set[str]) -> None:
+    if names:
+        raise ModelError(
+            "the adapter would change a matrix that the first and the last layer share",
+            value=", ".join(sorted(names)),
+            allowed="layers between them",
+            key="train.adapter.target_modules",
+        )
 
 
 def _train_head(model: Any) -> None:

@@ -199,6 +199,24 @@ def test_layers_that_are_not_there_are_named(datasets: dict[str, Path]) -> None:
     assert "q_proj" in str(caught.value.hint)
 
 
+def test_a_layer_that_shares_its_matrix_is_refused(datasets: dict[str, Path]) -> None:
+    job = job_of(datasets, "gpt2", {"kind": "lora", "target_modules": ["wte"]})
+    with pytest.raises(ModelError, match="share") as caught:
+        build_model(job, PreparedDataset.open(job.dataset))
+    assert caught.value.key == "train.adapter.target_modules"
+
+
+def test_how_a_model_generates_outlives_the_merge(datasets: dict[str, Path]) -> None:
+    job = job_of(datasets, "llama", MERGED["lora"])
+    model: Any
+    model, _ = build_model(job, PreparedDataset.open(job.dataset))
+    model.generation_config.eos_token_id = [1, 7]
+    adapter = adapter_of(model)
+    assert adapter is not None
+    merged: Any = adapter.merged(model, model.state_dict())
+    assert merged.generation_config.eos_token_id == [1, 7]
+
+
 def test_too_few_steps_for_three_phases(datasets: dict[str, Path]) -> None:
     job = job_of(datasets, "llama", MERGED["adalora"], max_steps=1)
     with pytest.raises(ModelError, match="too few steps"):
