@@ -101,15 +101,14 @@ class ChatEncoder:
     def _span(self, messages: Sequence[Message], turn: int, whole: str) -> tuple[int, int]:
         """Where in ``whole`` the answer of ``turn`` begins, and where what ends it ends."""
         prompt = self._render(messages[:turn], tokenize=False, add_generation_prompt=True)
-        content = messages[turn]["content"].strip()
-        at = whole.find(content, len(prompt))
-        if not whole.startswith(prompt) or at < 0:
-            raise self._not_found(messages, turn)
-        end = at + len(content)
-        ending = self._ending if whole.startswith(self._ending, end) else self._ending.rstrip()
-        if not whole.startswith(ending, end):
-            raise self._not_found(messages, turn)
-        return len(prompt), end + len(ending)
+        said = messages[turn]["content"]
+        for content in (said, said.strip()):  # some templates trim
+            at = whole.find(content, len(prompt))
+            for ending in (self._ending, self._ending.rstrip()):
+                end = at + len(content)
+                if whole.startswith(prompt) and at >= 0 and whole.startswith(ending, end):
+                    return len(prompt), end + len(ending)
+        raise self._not_found(messages, turn)
 
     def _end_of_turn(self) -> str:
         text = self._render([_message("user", "?"), _message(ANSWERER, _PROBE)], tokenize=False)

@@ -56,6 +56,30 @@ def instruction(prompt: str, completion: str) -> str:
     return text
 
 
+FAMILIES = {
+    "llama3": (
+        "{{- bos_token }}{%- for m in messages %}{{- '<h>' + m['role'] + '</h>\n\n' }}"
+        "{{- m['content'] | trim + '<|endoftext|>' }}"
+        "{%- endfor %}{%- if add_generation_prompt %}{{- '<h>assistant</h>\n\n' }}{%- endif %}"
+    ),
+    "gemma": (
+        "{{ bos_token }}{% for m in messages %}<turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
+        "{{ m['content'] | trim + '<|endoftext|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<turn>model\n{% endif %}"
+    ),
+    "mistral": (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}{{ ' ' + m['content'] + eos_token }}"
+        "{% else %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% endif %}{% endfor %}"
+    ),
+    "chatml": (
+        "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<im>system\nHelp.<|endoftext|>\n"
+        "{% endif %}{{ '<im>' + m['role'] + '\n' + m['content'] + '<|endoftext|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<im>assistant\n{% endif %}"
+    ),
+}
+"""The shapes that well-known families' templates have."""
+
+
 @pytest.fixture
 def tokenizer() -> Any:
     return train_bpe([pa.array(["Where is the fox? In the wood. And the ox? In the field. It eats."] * 4)], 400, "chat")
@@ -85,6 +109,17 @@ def test_only_answers_and_their_ends_are_trained(tokenizer: Any, template: str, 
     tokenizer.chat_template = template
     found = [text.removeprefix(thought) for text in answers(tokenizer)]
     assert found == [f"In the wood.{ending}", f"In the field.\nIt eats.{ending}"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("end", ["", " ", "\n"])
+def test_templates_of_well_known_families(tokenizer: Any, family: str, end: str) -> None:
+    """Some trim what is said."""
+    tokenizer.chat_template = FAMILIES[family]
+    said = [{**turn, "content": turn["content"] + end} for turn in TURNS]
+    found = answers(tokenizer, json.dumps(said))
+    assert [text.replace("<|endoftext|>", "").strip() for text in found] == ["In the wood.", "In the field.\nIt eats."]
+    assert all("<|endoftext|>" in text for text in found)
 
 
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, MARKED])
