@@ -41,8 +41,10 @@ class DatasetInfo(BaseModel):
     vocab_size: int
     num_tokens: int
     """Tokens in the training rows."""
+    cut_rows: int = 0
+    """Conversations that are longer than a row."""
     skipped_rows: int = 0
-    """Empty documents, which hold nothing to learn."""
+    """Rows with nothing to learn: empty documents, conversations whose answers lie beyond ``max_length``."""
     bad_rows: int = 0
     """Rows that could not be used and were left out (``data.on_bad_rows: skip``); ``bad_rows.jsonl`` names them."""
     bad_files: int = 0

@@ -76,6 +76,7 @@ def prepare_dataset(
         work = _Work(spec, Encoder(tokenizer, len(train) + len(validation), meter), meter, labels)
         num_train, num_tokens = work.write(train, folder / TRAIN_FILE, "data.train")
         num_validation, _ = work.write(validation, folder / VALIDATION_FILE, "data.validation", with_text=True)
+    num_empty = train.rows.num_empty + (validation.rows.num_empty if validation.rows is not train.rows else 0)
     info = DatasetInfo(
         task=spec.model.task,
         label_names=None if labels is None else labels.names,
@@ -85,13 +86,19 @@ def prepare_dataset(
         pad_token_id=tokenizer.pad_token_id,
         vocab_size=len(tokenizer),
         num_tokens=num_tokens,
-        skipped_rows=train.rows.num_empty + (validation.rows.num_empty if validation.rows is not train.rows else 0),
+        skipped_rows=num_empty + work.num_unanswered,
+        cut_rows=work.num_cut,
         bad_rows=bad.num_rows,
         bad_files=bad.num_files,
     )
     write_info(folder, info)
     if not bad.is_empty:
         warn(f"{bad.headline()} and were left out: {bad.listing()}; all of them: {REPORT_FILE} in the artifact")
+    if work.num_cut:
+        warn(
+            f"{work.num_cut} of {len(train) + len(validation)} conversations are longer than data.max_length "
+            f"({spec.data.max_length}): they were cut, and {work.num_unanswered} without an answer left out"
+        )
     return info
 
 
@@ -106,6 +113,17 @@ class _Work:
         self._meter = meter
         self._labels = labels
         self._max_length = spec.data.max_length
+        self._packers: list[WholePacker] = []
+
+    @property
+    def num_unanswered(self) -> int:
+        """Conversations that were left out, because no answer lies within ``max_length``."""
+        return sum(packer.num_skipped for packer in self._packers)
+
+    @property
+    def num_cut(self) -> int:
+        """Conversations that are longer than a row."""
+        return sum(packer.num_cut for packer in self._packers)
 
     def write(self, split: Split, path: Path, key: str, *, with_text: bool = False) -> tuple[int, int]:
         """Write a split; the number of rows and of tokens.
@@ -174,6 +192,7 @@ class _Work:
 
     def _chats(self, split: Split) -> Iterator[pa.Table]:
         packer = WholePacker(self._max_length)
+        self._packers.append(packer)
 
         def packed() -> Iterator[list[Chat]]:
             for rows in self._metered(split):

@@ -223,6 +223,18 @@ def test_conversations_of_every_form_are_the_same_rows(tmp_path: Path, form: str
     assert all(row["text"] for row in dataset.validation)
 
 
+def test_long_conversations_are_counted_and_told(tmp_path: Path) -> None:
+    long = [[{"role": "user", "content": "x " * 200}, {"role": "assistant", "content": "Too late."}]]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in [*CHATS, *long]))
+    told: list[str] = []
+    (tmp_path / "out").mkdir()
+    spec = generation(path, columns={"messages": "messages"}, max_length=64)
+    info = prepare_dataset(spec, tmp_path / "out", warn=told.append)
+    assert (info.cut_rows, info.skipped_rows) == (1, 1)
+    assert "1 of 31 conversations are longer" in told[0]
+
+
 def test_a_row_without_an_answer_names_its_place(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in [*CHATS[:2], CHATS[3][:1]]))
