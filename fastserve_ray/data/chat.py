@@ -143,12 +143,17 @@ class ChatEncoder:
 
 
 def conversations(table: pa.Table) -> list[str | None]:
-    """Each row as text: of one column, lists of messages or JSON of such; of two, a prompt and its completion. None
-    where a row is no conversation with an answer."""
-    if table.num_columns == 1:
-        return [conversation(value) for value in table.column(0).to_pylist()]
-    pairs = zip(table.column(0).to_pylist(), table.column(1).to_pylist(), strict=True)
-    return [conversation([{"role": "user", "content": a}, {"role": ANSWERER, "content": b}]) for a, b in pairs]
+    """Each row as text: of one column, lists of messages or JSON of such; of two, a prompt and its completion; a third
+    is put below the prompt. None where a row is no conversation with an answer."""
+    columns = [column.to_pylist() for column in table.columns]
+    if len(columns) == 1:
+        return [conversation(value) for value in columns[0]]
+    return [_instruction(*row) for row in zip(*columns, strict=True)]
+
+
+def _instruction(prompt: object, completion: object, extra: object = None) -> str | None:
+    asked = f"{prompt}\n\n{extra}" if isinstance(prompt, str) and isinstance(extra, str) and extra.strip() else prompt
+    return conversation([{"role": "user", "content": asked}, {"role": ANSWERER, "content": completion}])
 
 
 def conversation(messages: object) -> str | None:

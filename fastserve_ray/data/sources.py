@@ -114,6 +114,6 @@ class SourceReader:
 def _roles(columns: Columns, *, with_labels: bool) -> dict[str, str]:
     """The columns to read by what they hold."""
     if columns.chat:
-        roles = ("messages",) if len(columns.chat) == 1 else ("prompt", "completion")
-        return dict(zip(roles, columns.chat, strict=True))
+        roles = ("messages",) if len(columns.chat) == 1 else ("prompt", "completion", "input")
+        return dict(zip(roles, columns.chat, strict=False))
     return {"text": columns.text} | ({"label": columns.label} if with_labels else {})

@@ -75,13 +75,17 @@ class Columns(Section):
     prompt: str | None = None
     """With ``completion``: instructions to fine-tune on, each a conversation of two turns; in place of ``messages``."""
     completion: str | None = None
+    input: str | None = None
+    """With ``prompt``: what the instruction is about, put below it after an empty line where a row has one."""
 
     @property
     def chat(self) -> tuple[str, ...]:
-        """The columns of conversations: one, two, or none."""
+        """The columns of conversations: messages; or prompt and completion, and perhaps input; or none."""
         if self.messages is not None:
             return (self.messages,)
-        return (self.prompt, self.completion) if self.prompt is not None and self.completion is not None else ()
+        if self.prompt is None or self.completion is None:
+            return ()
+        return (self.prompt, self.completion) if self.input is None else (self.prompt, self.completion, self.input)
 
 
 class DataSpec(Section):

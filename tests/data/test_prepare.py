@@ -223,6 +223,19 @@ def test_conversations_of_every_form_are_the_same_rows(tmp_path: Path, form: str
     assert all(row["text"] for row in dataset.validation)
 
 
+def test_an_instruction_may_be_about_something(tmp_path: Path) -> None:
+    rows = [{"i": f"Name {n}.", "x": ("", None, "It is here.")[n % 3], "o": f"It is {n}."} for n in range(30)]
+    path = tmp_path / "alpaca.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = {"prompt": "i", "input": "x", "completion": "o"}
+    dataset = prepared(generation(path, columns=columns, max_length=64), tmp_path / "out")
+    tokenizer = load_tokenizer(dataset.tokenizer_folder)
+    text = "".join(tokenizer.decode(row["input_ids"]) for row in [*dataset.train, *dataset.validation])
+    for n in range(30):
+        below = "\n\nIt is here." if n % 3 == 2 else ""
+        assert f"<|user|>\nName {n}.{below}<|endoftext|>" in text
+
+
 def test_long_conversations_are_counted_and_told(tmp_path: Path) -> None:
     long = [[{"role": "user", "content": "x " * 200}, {"role": "assistant", "content": "Too late."}]]
     path = tmp_path / "chats.jsonl"

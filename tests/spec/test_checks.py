@@ -46,6 +46,7 @@ def choice(*values: object) -> dict[str, Any]:
         ({"model/config/max_position_embeddings": 32}, "model.config.max_position_embeddings", "data.max_length (64)"),
         ({"data/columns": {"prompt": "p"}}, "data.columns.completion", "missing beside `prompt`"),
         ({"data/columns": {"prompt": "p", "completion": "c", "messages": "m"}}, "data.columns.messages", "given too"),
+        ({"data/columns": {"input": "i"}}, "data.columns.input", "no `prompt`"),
         ({"data/columns": {"messages": "m"}}, "data.train.kind", "no conversations"),
         (
             {"data/columns": {"messages": "m"}, "data/train": {"path": "a.txt"}},

@@ -49,6 +49,10 @@ def check_chat(spec: RunSpec) -> Iterator[Finding]:
     if given and columns.messages is not None:
         uses = tuple((*at, name) for name in given)
         yield Finding((*at, "messages"), "prompt and completion are given too", columns.messages, "one way", uses=uses)
+    if columns.input is not None and columns.prompt is None:
+        yield Finding(
+            (*at, "input"), "there is no `prompt` to put it below", columns.input, "with prompt and completion"
+        )
     if not columns.chat:
         return
     names = ("messages",) if columns.messages is not None else ("prompt", "completion")
