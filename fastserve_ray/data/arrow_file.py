@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-BATCH_BYTES = 8 * 2**20
+BATCH_BYTES = 2**20
 """About the size of a record batch."""
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from fastserve_ray.data.bad_rows import BadRows
+from fastserve_ray.data.files import COMPRESSED
 from fastserve_ray.data.sources import SourceReader
 from fastserve_ray.data.values import RawRows
 from fastserve_ray.errors import DataError
@@ -260,3 +262,92 @@ def test_a_bucket_is_read_like_a_folder(s3_uri: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(f"{place}/absent.csv?{options}")
     assert caught.value.key == "data.train.path"
+
+
+def write_arrow(path: Path) -> Path:
+    table = pa.table({"label": LABELS, "text": TEXTS})
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
+    return path
+
+
+def write_stream(path: Path) -> Path:
+    table = pa.table({"label": LABELS, "text": TEXTS})
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=3)
+    return path
+
+
+def write_feather(path: Path) -> Path:
+    feather.write_feather(pa.table({"label": LABELS, "text": TEXTS}), path, compression="zstd")
+    return path
+
+
+ARROW_WRITERS = {
+    "a.arrow": write_arrow,
+    "a.arrows": write_stream,
+    "b.arrow": write_stream,
+    "a.ipc": write_arrow,
+    "a.feather": write_feather,
+}
+
+
+@pytest.mark.parametrize("name", ARROW_WRITERS)
+def test_arrow_files_and_streams_give_the_same_rows(name: str, tmp_path: Path) -> None:
+    path = ARROW_WRITERS[name](tmp_path / name)
+    rows = read(path)
+    assert rows.texts.to_pylist() == TEXTS
+    assert rows.labels is not None
+    assert rows.labels.to_pylist() == LABELS
+    assert read(path, max_rows=2).texts.to_pylist() == TEXTS[:2]
+    with pytest.raises(DataError, match="has no column 'txet'"):
+        read(path, columns=Columns(text="txet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.jsonl", write_jsonl), ("a.csv", write_csv), ("a.arrow", write_arrow), ("a.arrows", write_stream)],
+)
+@pytest.mark.parametrize("ending", ["gz", "zst", "bz2", "lz4", "br"])
+def test_every_compression_is_read(name: str, write: Any, ending: str, tmp_path: Path) -> None:
+    plain = write(tmp_path / name).read_bytes()
+    path = tmp_path / f"{name}.{ending}"
+    with pa.CompressedOutputStream(str(path), COMPRESSED[f".{ending}"]) as stream:
+        stream.write(plain)
+    assert read(path).texts.to_pylist() == TEXTS
+
+
+@pytest.mark.parametrize(("name", "write"), [*WRITERS.items(), *ARROW_WRITERS.items()])
+def test_globs_and_folders_of_every_format(name: str, write: Any, tmp_path: Path) -> None:
+    ending = name.rpartition(".")[2]
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / f"x.{ending}")
+    write(tmp_path / "sub" / f"y.{ending}")
+    assert read(tmp_path).texts.to_pylist() == TEXTS * 2
+    assert read(tmp_path / f"*.{ending}").texts.to_pylist() == TEXTS
+    assert read(tmp_path / "**" / f"*.{ending}").texts.to_pylist() == TEXTS * 2
+    with pytest.raises(DataError, match="no such file") as caught:
+        read(tmp_path / f"z*.{ending}")
+    assert caught.value.key == "data.train.path"
+
+
+def test_compressions_that_are_not_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.xz").write_bytes(b"-")
+    for given in ({}, {"format": "jsonl"}):
+        with pytest.raises(DataError, match="this compression is not read") as caught:
+            read(tmp_path / "a.jsonl.xz", **given)
+        assert ".gz" in str(caught.value.allowed)
+    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(b"PAR1"))
+    with pytest.raises(DataError, match="compressed inside, not around"):
+        read(tmp_path / "a.parquet.gz")
+
+
+def test_every_format_is_read_from_a_bucket(s3_uri: str, tmp_path: Path) -> None:
+    storage = Storage.open(s3_uri)
+    place, _, options = s3_uri.partition("?")
+    for name, write in (WRITERS | ARROW_WRITERS).items():
+        storage.upload(write(tmp_path / name), f"formats/{name}")
+        assert read(f"{place}/formats/{name}?{options}").texts.to_pylist() == TEXTS
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
+    storage.upload(tmp_path / "a.csv.gz", "formats/a.csv.gz")
+    assert read(f"{place}/formats/*.gz?{options}").texts.to_pylist() == TEXTS

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from fastserve_ray.data.readers.table import CHUNK_BYTES, FileRows, require_columns
+from fastserve_ray.data.readers.table import FileRows, require_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from fastserve_ray.data.bad_rows import BadRows
     from fastserve_ray.data.files import SourceFile
 
+BLOCK_BYTES = 4 * 2**20
+"""Parsed at a time."""
+
 
 def read(file: SourceFile, columns: Mapping[str, str], bad: BadRows, key: str) -> Iterator[FileRows]:
     """Values come as bytes: what they mean, and whether they are UTF-8, is found out row by row.
 
-    Rows are counted without the header; a row that is longer than ``CHUNK_BYTES`` makes the file unusable.
+    Rows are counted without the header; a row that is longer than ``BLOCK_BYTES`` makes the file unusable.
     """
     numbering = _Numbering()
     names = list(columns.values())
@@ -40,7 +43,7 @@ def read(file: SourceFile, columns: Mapping[str, str], bad: BadRows, key: str) -
         newlines_in_values=True,
         invalid_row_handler=note,
     )
-    read_options = csv.ReadOptions(use_threads=False, block_size=CHUNK_BYTES)
+    read_options = csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
     convert = csv.ConvertOptions(column_types={name: pa.large_binary() for name in names}, check_utf8=False)
     with file.open_stream(key) as stream:
         reader = csv.open_csv(stream, read_options=read_options, parse_options=parse, convert_options=convert)

@@ -31,7 +31,7 @@ READERS = LazyTable(
     },
 )
 
-CHUNK_BYTES = 8 * 2**20
+CHUNK_BYTES = 2**20
 """About how much of a file is in memory at a time; a longer row is read whole."""
 CHUNK_ROWS = 16_384
 
