@@ -21,9 +21,9 @@ INFO_FILE = "dataset.json"
 TRAIN_FILE = "train.arrow"
 VALIDATION_FILE = "validation.arrow"
 TOKENIZER_FOLDER = "tokenizer"
-FORGET_EVERY = 128
+FORGET_EVERY = 32
 """Rows after which mapped pages are given back. A page fault maps up to 64 KiB around it, and a row lies in a few
-places, so this bounds what a reader of random rows seems to hold by some tens of MiB."""
+places, so this bounds what a reader of random rows seems to hold by about ten MiB."""
 
 
 class DatasetInfo(BaseModel):
