@@ -55,13 +55,6 @@ def in_groups(items: Iterable[Item], size_of: Callable[[Item], int]) -> Iterator
         yield group
 
 
-def read_in_order(path: Path) -> Iterator[pa.RecordBatch]:
-    """The record batches one after the other, each a copy in memory."""
-    with pa.OSFile(str(path), "rb") as source, pa.ipc.open_file(source) as reader:
-        for number in range(reader.num_record_batches):
-            yield reader.get_batch(number)
-
-
 class MappedBatches:
     """The record batches of a file, mapped into memory. Nothing is read before it is used.
 
@@ -79,3 +72,11 @@ class MappedBatches:
     def forget(self) -> None:
         """Take the pages out of this process; views stay valid, and what is used again is mapped again."""
         self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def read_in_order(path: Path) -> Iterator[pa.RecordBatch]:
+    """The record batches one after the other; each is mapped while it is used."""
+    mapped = MappedBatches(path)
+    for batch in mapped.batches:
+        yield batch
+        mapped.forget()

@@ -63,6 +63,7 @@ class Rows(Sequence[dict[str, Any]]):
         self._ends = np.cumsum([batch.num_rows for batch in mapped.batches], dtype=np.int64)
         self._num_rows = int(self._ends[-1]) if len(self._ends) else 0
         self._num_read = 0
+        mapped.forget()
 
     def __len__(self) -> int:
         return self._num_rows

@@ -103,7 +103,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
             }
         )
     assert (tmp_path / "large.jsonl").stat().st_size > 10 * ALLOWED_BYTES
-    environment = {**os.environ, "RAYON_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    environment = {**os.environ, "RAYON_NUM_THREADS": "1"}
     arguments = [sys.executable, "-c", PROGRAM, json.dumps(specs), str(tmp_path)]
     done = subprocess.run(arguments, check=True, env=environment, capture_output=True, text=True)
     found = json.loads(done.stdout.splitlines()[-1])

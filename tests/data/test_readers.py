@@ -333,7 +333,8 @@ def test_globs_and_folders_of_every_format(name: str, write: Any, tmp_path: Path
 
 def test_compressions_that_are_not_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.xz").write_bytes(b"-")
-    for given in ({}, {"format": "jsonl"}):
+    choices: tuple[dict[str, Any], ...] = ({}, {"format": "jsonl"})
+    for given in choices:
         with pytest.raises(DataError, match="this compression is not read") as caught:
             read(tmp_path / "a.jsonl.xz", **given)
         assert ".gz" in str(caught.value.allowed)
