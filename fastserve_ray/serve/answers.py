@@ -5,15 +5,26 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+from uuid import uuid4
 
+from fastserve_ray.serve.tool_calls import CallPart, Reader, TextReader
 from fastserve_ray.serve.wire.base import Usage, WireAnswer
-from fastserve_ray.serve.wire.chat import AnswerMessage, ChatAnswer, ChatChoice, ChatChunk, ChunkChoice, Delta
+from fastserve_ray.serve.wire.chat import (
+    AnswerMessage,
+    CallingMessage,
+    ChatAnswer,
+    ChatChoice,
+    ChatChunk,
+    ChunkChoice,
+    Delta,
+)
 from fastserve_ray.serve.wire.classify import Classification, ClassifyAnswer
 from fastserve_ray.serve.wire.completions import CompletionAnswer, CompletionChoice
 from fastserve_ray.serve.wire.logprobs import CompletionLogprobs, chat_logprobs, completion_logprobs
+from fastserve_ray.serve.wire.tools import AnswerToolCall, FunctionCall, FunctionFragment, ToolCallFragment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from fastserve_ray.serve.calls import Classified, Frame, Piece, PlaceLogprobs
 
@@ -99,33 +110,50 @@ class ChatAnswers:
     id: str
     model: str
     include_usage: bool = False
+    make_reader: Callable[[], Reader] = TextReader
+    """What tells calls of tools from text, for each choice."""
     created: int = field(default_factory=_now)
-    _begun: set[int] = field(default_factory=set)
+    _streamed: dict[int, _StreamedChoice] = field(default_factory=dict)
 
     def whole(self, frame: Frame) -> ChatAnswer:
-        choices = [
-            ChatChoice(
-                index=piece.index,
-                message=AnswerMessage(content=piece.text),
-                logprobs=chat_logprobs(piece.logprobs) if piece.logprobs else None,
-                finish_reason=piece.finish_reason,
-            )
-            for piece in frame.pieces
-        ]
-        return ChatAnswer(id=self.id, created=self.created, model=self.model, choices=choices, usage=usage_of(frame))
+        return ChatAnswer(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=[self._choice(piece) for piece in frame.pieces],
+            usage=usage_of(frame),
+        )
 
     def chunks(self, frame: Frame) -> Iterator[ChatChunk]:
         for piece in frame.pieces:
-            if piece.index not in self._begun:
-                self._begun.add(piece.index)
+            choice = self._streamed.get(piece.index)
+            if choice is None:
+                choice = self._streamed[piece.index] = _StreamedChoice(self.make_reader())
                 yield self._chunk(piece.index, Delta(role="assistant", content=""))
-            if piece.text or piece.logprobs:
-                yield self._chunk(piece.index, Delta(content=piece.text), logprobs=piece.logprobs)
-            if piece.finish_reason is not None:
-                yield self._chunk(piece.index, Delta(), finish_reason=piece.finish_reason)
+            is_last = piece.finish_reason is not None
+            deltas = list(choice.deltas(piece.text, is_last=is_last))
+            if piece.logprobs and not deltas:
+                deltas = [Delta(content="")]
+            for at, delta in enumerate(deltas):
+                yield self._chunk(piece.index, delta, logprobs=() if at else piece.logprobs)
+            if is_last:
+                yield self._chunk(piece.index, Delta(), finish_reason=choice.finish_reason(piece.finish_reason))
 
     def usage_chunk(self, usage: Usage) -> ChatChunk:
         return self._of_choices([], usage)
+
+    def _choice(self, piece: Piece) -> ChatChoice:
+        reader = self.make_reader()
+        events = [*reader.push(piece.text), *reader.finish()]
+        text = "".join(event for event in events if isinstance(event, str))
+        calls = _joined([event for event in events if isinstance(event, CallPart)])
+        message = CallingMessage(content=text or None, tool_calls=calls) if calls else AnswerMessage(content=text)
+        return ChatChoice(
+            index=piece.index,
+            message=message,
+            logprobs=chat_logprobs(piece.logprobs) if piece.logprobs else None,
+            finish_reason=_finish_reason(piece.finish_reason, has_calls=bool(calls)),
+        )
 
     def _chunk(
         self,
@@ -144,6 +172,50 @@ class ChatAnswers:
             id=self.id, object="chat.completion.chunk", created=self.created, model=self.model, choices=choices
         )
         return chunk.model_copy(update={"usage": usage}) if usage is not None or self.include_usage else chunk
+
+
+class _StreamedChoice:
+    """What of a choice has been sent."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._has_calls = False
+
+    def deltas(self, text: str, *, is_last: bool) -> Iterator[Delta]:
+        events = [*self._reader.push(text), *(self._reader.finish() if is_last else ())]
+        for event in events:
+            if isinstance(event, str):
+                yield Delta(content=event)
+            else:
+                self._has_calls = True
+                yield Delta(tool_calls=[_fragment(event)])
+
+    def finish_reason(self, reason: str | None) -> str | None:
+        return _finish_reason(reason, has_calls=self._has_calls)
+
+
+def _fragment(part: CallPart) -> ToolCallFragment:
+    if part.name is None:
+        return ToolCallFragment(index=part.index, function=FunctionFragment(arguments=part.arguments))
+    function = FunctionFragment(name=part.name, arguments=part.arguments)
+    return ToolCallFragment(index=part.index, id=_call_id(), type="function", function=function)
+
+
+def _joined(parts: Sequence[CallPart]) -> list[AnswerToolCall]:
+    names = {part.index: part.name for part in parts if part.name is not None}
+    texts = {index: "".join(part.arguments for part in parts if part.index == index) for index in names}
+    return [
+        AnswerToolCall(id=_call_id(), function=FunctionCall(name=name, arguments=texts[index]))
+        for index, name in names.items()
+    ]
+
+
+def _call_id() -> str:
+    return f"call_{uuid4().hex[:24]}"
+
+
+def _finish_reason(reason: str | None, *, has_calls: bool) -> str | None:
+    return "tool_calls" if has_calls and reason == "stop" else reason
 
 
 def classify_answer(identity: str, model: str, result: Classified) -> ClassifyAnswer:

@@ -154,12 +154,14 @@ def _add_inference(app: FastAPI, inference: Inference) -> None:
         call = GenerateCall(
             identity,
             messages=tuple(message.for_template() for message in body.messages),
+            tools=tuple(tool.for_template() for tool in body.offered_tools),
+            constraint_field="tools" if body.is_call_forced else "response_format",
             max_tokens=body.token_limit,
             sampling=body.sampling,
             priority=body.priority or 0,
             share_key=body.user or "",
         )
-        answers = ChatAnswers(identity, model.name, body.include_usage)
+        answers = ChatAnswers(identity, model.name, body.include_usage, body.reader)
         if body.stream:
             return await inference.stream(model, call, answers, include_usage=body.include_usage)
         return await inference.complete(model, call, answers)

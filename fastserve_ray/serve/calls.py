@@ -18,8 +18,12 @@ class GenerateCall:
     request_id: str
     prompts: tuple[str | tuple[int, ...], ...] = ()
     """Texts, or tokens."""
-    messages: tuple[Mapping[str, str], ...] | None = None
+    messages: tuple[Mapping[str, object], ...] | None = None
     """A conversation for the model's chat template, instead of ``prompts``."""
+    tools: tuple[Mapping[str, object], ...] = ()
+    """Functions for the chat template to show."""
+    constraint_field: str = "response_format"
+    """The request's field that ``sampling.constraint`` comes from, for error messages."""
     max_tokens: int | None = None
     """For each choice; None: what the model's context leaves."""
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -36,7 +40,7 @@ class GenerateCall:
 @dataclass(frozen=True)
 class TokenizeCall:
     prompt: str = ""
-    messages: tuple[Mapping[str, str], ...] | None = None
+    messages: tuple[Mapping[str, object], ...] | None = None
     """A conversation for the chat template, instead of ``prompt``."""
     add_special_tokens: bool = True
     add_generation_prompt: bool = True

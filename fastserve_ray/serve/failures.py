@@ -33,7 +33,6 @@ CODES = {
 FIELDS = {
     **{field.name: field.name for field in fields(SamplingParams) if field.name != "constraint"},
     "prompt": "prompt",
-    "constraint": "response_format",
 }
 """The engine's names of what a request may say, as the request's fields."""
 
@@ -108,12 +107,16 @@ def internal(message: str) -> Failure:
     return Failure(500, message, code="internal_error")
 
 
-def of_engine(error: FastServeError) -> Failure:
-    """What an engine says about a request: an error that names a field of the request is the client's."""
+def of_engine(error: FastServeError, constraint_field: str = "response_format") -> Failure:
+    """What an engine says about a request: an error that names a field of the request is the client's.
+
+    Args:
+        constraint_field: the request's field that the constraint comes from.
+    """
     if isinstance(error, EngineFullError):
         return overloaded("the engine has too many requests waiting; try again later")
     message = error.what if error.value is None else f"{error.what} (got {error.value})"
-    param = FIELDS.get(error.key or "")
+    param = constraint_field if error.key == "constraint" else FIELDS.get(error.key or "")
     if param is not None:
         allowed = f"; allowed: {error.allowed}" if error.allowed is not None else ""
         return invalid(message + allowed, param=param, code="invalid_value")

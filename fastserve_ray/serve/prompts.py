@@ -25,7 +25,11 @@ def build_requests(call: GenerateCall, tokenizer: Any, max_model_len: int) -> li
         RequestFailed: no chat template, a conversation that the template refuses, an empty prompt, or one that with
             its completion is longer than the context.
     """
-    prompts = [render(call.messages, tokenizer)] if call.messages is not None else call.prompts
+    prompts = call.prompts
+    if call.messages is not None:
+        prompts = (
+            render(call.messages, tokenizer, tools=call.tools, must_show_tools=call.constraint_field != "tools"),
+        )
     requests = []
     for number, prompt in enumerate(prompts):
         ids = (
@@ -46,11 +50,22 @@ def build_requests(call: GenerateCall, tokenizer: Any, max_model_len: int) -> li
     return requests
 
 
-def render(messages: Sequence[Mapping[str, str]], tokenizer: Any, *, add_generation_prompt: bool = True) -> str:
+def render(
+    messages: Sequence[Mapping[str, object]],
+    tokenizer: Any,
+    *,
+    add_generation_prompt: bool = True,
+    tools: Sequence[Mapping[str, object]] = (),
+    must_show_tools: bool = True,
+) -> str:
     """The conversation as the model's chat template writes it.
 
+    Args:
+        tools: functions that the template shows to the model.
+        must_show_tools: refuse a template that shows none: a call comes then only where it is forced.
+
     Raises:
-        RequestFailed: there is no template, or it refuses the messages.
+        RequestFailed: there is no template, it refuses the messages, or it shows no tools.
     """
     from jinja2 import TemplateError
 
@@ -62,9 +77,21 @@ def render(messages: Sequence[Mapping[str, str]], tokenizer: Any, *, add_generat
                 code="no_chat_template",
             )
         )
+    if tools and must_show_tools and "tools" not in str(tokenizer.chat_template):
+        raise RequestFailed(
+            invalid(
+                "this model's chat template shows no tools; with tool_choice required, or a function's name, calls are "
+                "made sure of without it",
+                param="tools",
+                code="no_tools_in_template",
+            )
+        )
     try:
         text: str = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+            list(messages),
+            tools=list(tools) or None,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
         )
     except TemplateError as error:
         reason = f"the model's chat template refuses these messages: {error}"

@@ -53,7 +53,7 @@ class GenerateReplica:
             async for frame in frames:
                 yield frame
         except (RequestFailed, StreamFailed, FastServeError) as error:
-            yield _failure(error)
+            yield _failure(error, call.constraint_field)
         finally:
             if frames is not None:
                 await frames.aclose()
@@ -63,7 +63,7 @@ class GenerateReplica:
         try:
             return merge_frames([frame async for frame in await self._frames(call)])
         except (RequestFailed, StreamFailed, FastServeError) as error:
-            return _failure(error)
+            return _failure(error, call.constraint_field)
 
     async def tokenize(self, call: TokenizeCall) -> Tokenized | Failure:
         try:
@@ -171,11 +171,13 @@ def _open(source: ModelSource, task: TaskName, spec: EngineSpec) -> Any:
     return engine
 
 
-def _failure(error: RequestFailed | StreamFailed | FastServeError) -> Failure:
+def _failure(
+    error: RequestFailed | StreamFailed | FastServeError, constraint_field: str = "response_format"
+) -> Failure:
     if isinstance(error, RequestFailed):
         return error.failure
     if isinstance(error, FastServeError):
-        return of_engine(error)
+        return of_engine(error, constraint_field)
     if error.finish_reason == "cancelled":
         return unavailable("the replica that ran this request is being stopped")
     return internal(error.error or "the engine failed on this request")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 CONTEXT = 2048
 """Tokens; long enough that a test can leave a request while it runs."""
 TEMPLATE = (
+    "{% if tools %}tools: {% for tool in tools %}{{ tool.function.name }} {% endfor %}\n{% endif %}"
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )

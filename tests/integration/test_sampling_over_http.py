@@ -186,3 +186,63 @@ def test_wrong_token_requests_name_the_field(app: ServedApp, path: str, body: di
     response = httpx.post(app.url + path, json={"model": "tiny", **body})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == named
+
+
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"enum": ["Bonn", "Rome"]}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "clock"}},
+]
+NAMED: Any = {"type": "function", "function": {"name": "weather"}}
+
+
+def test_a_forced_call_is_one_of_the_tools_whole_and_streamed(client: openai.OpenAI) -> None:
+    fields = {"tools": TOOLS[:1], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 80, "seed": 3}
+    whole = chat(client, **fields).choices[0]
+    assert (whole.finish_reason, whole.message.content) == ("tool_calls", None)
+    (call,) = whole.message.tool_calls
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments)["city"] in ("Bonn", "Rome")
+    parts = [chunk.choices[0] for chunk in chat(client, **fields, stream=True)]
+    fragments = [fragment for part in parts for fragment in part.delta.tool_calls or ()]
+    assert fragments[0].function.name == "weather"
+    assert "".join(fragment.function.arguments for fragment in fragments) == call.function.arguments
+    assert parts[-1].finish_reason == "tool_calls"
+
+
+def test_a_named_call_streams_its_arguments(client: openai.OpenAI) -> None:
+    fields = {"tools": TOOLS, "tool_choice": NAMED, "max_tokens": 60, "temperature": 0}
+    (call,) = chat(client, **fields).choices[0].message.tool_calls
+    assert (call.function.name, set(json.loads(call.function.arguments))) == ("weather", {"city"})
+    fragments = [
+        fragment
+        for chunk in chat(client, **fields, stream=True)
+        for fragment in chunk.choices[0].delta.tool_calls or ()
+    ]
+    assert "".join(fragment.function.arguments for fragment in fragments) == call.function.arguments
+    assert [fragment.function.name for fragment in fragments[:1]] == ["weather"]
+
+
+def test_a_conversation_with_calls_and_their_results(client: openai.OpenAI) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+    messages: Any = [
+        *MESSAGES,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "noon"},
+    ]
+    answer = client.chat.completions.create(model="tiny", messages=messages, tools=TOOLS, max_tokens=4)
+    assert answer.choices[0].finish_reason in ("length", "stop")
+    plain = client.chat.completions.create(model="tiny", messages=messages, max_tokens=4)
+    assert answer.usage is not None
+    assert plain.usage is not None
+    assert answer.usage.prompt_tokens > plain.usage.prompt_tokens

@@ -9,6 +9,8 @@ from fastserve_ray.engines.protocol import Prediction
 from fastserve_ray.serve import sse
 from fastserve_ray.serve.answers import Answers, ChatAnswers, CompletionAnswers, classify_answer, usage_of
 from fastserve_ray.serve.calls import Classified, Frame, Piece, PlaceLogprobs, ScoredToken
+from fastserve_ray.serve.frames import merge_frames
+from fastserve_ray.serve.tool_calls import AutoReader, NamedReader
 
 FRAMES = [
     Frame((Piece(0, "He"), Piece(1, "")), 5, 2),
@@ -129,3 +131,36 @@ def test_completion_log_probabilities_know_where_tokens_begin_in_every_chunk() -
     }
     assert second["choices"][0]["logprobs"]["text_offset"] == [2, 3]
     assert second["choices"][0]["logprobs"]["top_logprobs"][0] == {"x": -0.15, "bytes:\\xc3": -0.2}
+
+
+CALLING = [
+    Frame((Piece(0, 'Wait. <tool_call>{"name": "clock",'),), 5, 4),
+    Frame((Piece(0, ' "arguments": {"zone": 1}}</tool_call>', "stop"),), 5, 9),
+]
+
+
+def test_calls_of_tools_whole_and_in_chunks_that_join_to_the_same() -> None:
+    def answers() -> ChatAnswers:
+        return ChatAnswers("c", "m", make_reader=lambda: AutoReader({"clock"}))
+
+    (choice,) = json.loads(answers().whole(merge_frames(CALLING)).model_dump_json())["choices"]
+    (call,) = choice["message"]["tool_calls"]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", "Wait. ")
+    assert call["id"].startswith("call_")
+    assert call["function"] == {"name": "clock", "arguments": '{"zone": 1}'}
+    streamed_answers = answers()
+    chunks = [
+        json.loads(sse.event(chunk).removeprefix(b"data: "))["choices"][0]
+        for frame in CALLING
+        for chunk in streamed_answers.chunks(frame)
+    ]
+    assert [chunk["delta"].get("content") for chunk in chunks] == ["", "Wait. ", None, None]
+    (fragment,) = chunks[2]["delta"]["tool_calls"]
+    assert (fragment["index"], fragment["type"], fragment["function"]) == (0, "function", call["function"])
+    assert [chunk["finish_reason"] for chunk in chunks] == [None, None, None, "tool_calls"]
+
+
+def test_a_call_that_the_limit_cuts_says_so() -> None:
+    answers = ChatAnswers("c", "m", make_reader=lambda: NamedReader("clock"))
+    (choice,) = answers.whole(Frame((Piece(0, '{"zo', "length"),), 5, 2)).choices
+    assert (choice.finish_reason, choice.message.content) == ("length", None)

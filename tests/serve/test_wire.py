@@ -202,8 +202,7 @@ def test_unsupported_fields_of_completions_pass_only_without_effect(
 @pytest.mark.parametrize(
     ("field", "neutral", "active"),
     [
-        ("tools", [], [{"type": "function"}]),
-        ("tool_choice", "none", "auto"),
+        ("functions", [], [{"name": "f"}]),
         ("modalities", ["text"], ["audio"]),
         ("store", False, True),
     ],
@@ -233,11 +232,87 @@ def test_chat_content_parts_are_joined_and_developer_is_system() -> None:
     ]
 
 
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Köln"}'}}
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"$ref": "#/$defs/city"}},
+            "required": ["city"],
+            "$defs": {"city": {"enum": ["Köln", "Bonn"]}},
+        },
+    },
+}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+def test_calls_and_their_answers_go_to_the_template() -> None:
+    request = chat(
+        messages=[
+            {"role": "user", "content": "weather?"},
+            {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None},
+            {"role": "tool", "content": "rain", "tool_call_id": "call_1"},
+        ]
+    )
+    _, called, answered = [message.for_template() for message in request.messages]
+    function = {"name": "weather", "arguments": {"city": "Köln"}}
+    assert called["tool_calls"] == [{"id": "call_1", "type": "function", "function": function}]
+    assert (called["content"], answered["tool_call_id"]) == ("", "call_1")
+
+
+def test_tools_are_free_forbidden_or_forced() -> None:
+    assert chat(tools=[WEATHER, CLOCK]).sampling.constraint is None
+    assert len(chat(tools=[WEATHER, CLOCK], tool_choice="auto").offered_tools) == 2
+    assert chat(tools=[WEATHER], tool_choice="none").offered_tools == ()
+    named = chat(tools=[WEATHER, CLOCK], tool_choice=NAMED).sampling.constraint
+    assert isinstance(named, JsonSchema)
+    assert json.loads(named.schema) == WEATHER["function"]["parameters"]  # type: ignore[index]
+    required = chat(tools=[WEATHER, CLOCK], tool_choice="required", parallel_tool_calls=False).sampling.constraint
+    assert isinstance(required, JsonSchema)
+    schema = json.loads(required.schema)
+    assert (schema["type"], schema["minItems"], schema["maxItems"]) == ("array", 1, 1)
+    assert [form["properties"]["name"]["const"] for form in schema["items"]["anyOf"]] == ["weather", "clock"]
+    assert schema["$defs"] == {"city": {"enum": ["Köln", "Bonn"]}}
+    assert "$defs" not in schema["items"]["anyOf"][0]["properties"]["arguments"]
+
+
+def other_city() -> dict[str, Any]:
+    parameters = {"type": "object", "$defs": {"city": {"type": "string"}}}
+    return {"type": "function", "function": {"name": "other", "parameters": parameters}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
+        ({"tools": [CLOCK, CLOCK]}, "tools"),
+        ({"tools": [WEATHER, other_city()], "tool_choice": "required"}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [CLOCK], "tool_choice": NAMED}, "tool_choice"),
+        ({"tools": [CLOCK], "tool_choice": "always"}, "tool_choice"),
+        ({"tools": [CLOCK], "tool_choice": "required", "response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+def test_wrong_tools_are_named(fields: dict[str, Any], param: str) -> None:
+    failure = chat_refusal(**fields)
+    assert failure.status == 400
+    assert (failure.param or "").split(".")[0] == param
+
+
 @pytest.mark.parametrize(
     "messages",
     [
         [],
         [{"role": "tool", "content": "x"}],
+        [{"role": "user", "content": "x", "tool_call_id": "c"}],
+        [{"role": "user", "tool_calls": [CALL]}],
+        [{"role": "assistant", "tool_calls": []}],
+        [{"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "{"}}]}],
         [{"role": "user"}],
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
         [{"role": "user", "content": "x", "mood": "good"}],
