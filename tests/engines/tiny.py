@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from fastserve_ray.engines.torch.factory import build_generate_engine
 from fastserve_ray.spec.serve import EngineSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastserve_ray.engines.torch.engine import TorchEngine
 
 VOCAB_SIZE = 384
@@ -102,3 +105,17 @@ def generate(model: Any, prompt: tuple[int, ...], max_tokens: int = 20) -> tuple
     ids = torch.tensor([prompt])
     output = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_tokens)
     return tuple(output[0, len(prompt) :].tolist())
+
+
+def generate_rising(engine: TorchEngine, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> list[tuple[int, ...]]:
+    """Greedy tokens of prompts that come three steps apart, each of a higher priority than those before."""
+    tokens: dict[str, list[int]] = {str(at): [] for at in range(len(prompts))}
+    for at, prompt in enumerate(prompts):
+        engine.add_request(replace(greedy(at, prompt, max_tokens), priority=at))
+        for _ in range(3):
+            for delta in engine.step():
+                tokens[delta.request_id] += delta.token_ids
+    while engine.has_work():
+        for delta in engine.step():
+            tokens[delta.request_id] += delta.token_ids
+    return [tuple(got) for got in tokens.values()]

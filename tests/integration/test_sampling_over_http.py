@@ -12,37 +12,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fastserve_ray.serve.client import post
-from fastserve_ray.serve.deploy import ServedApp, deploy
-from fastserve_ray.spec.serve import ServeSpec
-from tests.integration.served import CONTEXT, save_generator
+from tests.integration.served import CONTEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from fastserve_ray.serve.deploy import ServedApp
 
 pytestmark = pytest.mark.slow
 
 PROMPT = "the cat sat on the"
 MESSAGES: Any = [{"role": "user", "content": "the dog barked"}]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("generator")
-    save_generator(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def app(ray_cluster: str, folder: Path) -> Iterator[ServedApp]:
-    app = deploy(folder, "text-generation", "tiny", ServeSpec(port=0))
-    yield app
-    app.shutdown()
-
-
-@pytest.fixture(scope="module")
-def client(app: ServedApp) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{app.url}/v1", api_key="none", max_retries=0)
 
 
 def complete(client: openai.OpenAI, **fields: Any) -> Any:
@@ -67,8 +47,8 @@ def test_the_first_of_several_choices_is_the_one_without_them(client: openai.Ope
     assert streamed == texts[:3]
 
 
-def test_biases_and_penalties_change_what_comes(client: openai.OpenAI, folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def test_biases_and_penalties_change_what_comes(client: openai.OpenAI, generator_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(generator_folder)
     token = tokenizer(" cat", add_special_tokens=False)["input_ids"][0]
     greedy = {"temperature": 0, "max_tokens": 6}
     assert complete(client, **greedy, logit_bias={str(token): 100}).choices[0].text == tokenizer.decode([token]) * 6
@@ -81,9 +61,12 @@ def test_biases_and_penalties_change_what_comes(client: openai.OpenAI, folder: P
     assert len(set(tokens)) == len(tokens)
 
 
-def test_log_probabilities_are_the_models_own(client: openai.OpenAI, folder: Path) -> None:
+def test_log_probabilities_are_the_models_own(client: openai.OpenAI, generator_folder: Path) -> None:
     answer = complete(client, temperature=0, logprobs=3).choices[0]
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(generator_folder),
+        AutoModelForCausalLM.from_pretrained(generator_folder),
+    )
     prompt = tokenizer(PROMPT)["input_ids"]
     with torch.no_grad():
         made = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=8)[0]
@@ -157,8 +140,8 @@ def test_the_rest_of_the_fields_are_taken(client: openai.OpenAI) -> None:
     assert complete(client, user="ann", extra_body=body).usage.completion_tokens == 8
 
 
-def test_tokens_and_back(app: ServedApp, folder: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def test_tokens_and_back(app: ServedApp, generator_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(generator_folder)
     text = "the cat, ça va? 日本"
     told = post(f"{app.url}/tokenize", {"model": "tiny", "prompt": text, "return_token_strs": True})
     assert told["tokens"] == tokenizer(text)["input_ids"]

@@ -22,7 +22,7 @@ from fastserve_ray.serve.client import post
 from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec
 from fastserve_ray.spec.train import WorkerResources
-from tests.integration.served import CONTEXT, save_classifier, save_generator
+from tests.integration.served import CONTEXT, save_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,24 +36,10 @@ SENTENCES = ["the cat sat", "the dog barked at the cat and the mat " * 3, "köln
 
 
 @pytest.fixture(scope="module")
-def generator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("generator")
-    save_generator(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def classifier_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classifier")
     save_classifier(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def app(ray_cluster: str, generator_folder: Path) -> Iterator[ServedApp]:
-    app = deploy(generator_folder, "text-generation", "tiny", ServeSpec(port=0))
-    yield app
-    app.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +48,6 @@ def classifier(app: ServedApp, classifier_folder: Path) -> Iterator[ServedApp]:
     served = deploy(classifier_folder, "text-classification", "judge", ServeSpec(port=0, route_prefix="/judge"))
     yield served
     served.shutdown()
-
-
-@pytest.fixture(scope="module")
-def client(app: ServedApp) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{app.url}/v1", api_key="none", max_retries=0)
 
 
 def complete(client: openai.OpenAI, **fields: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +12,16 @@ from fastserve_ray.engines.offline import generate_all
 from fastserve_ray.engines.torch.factory import build_generate_engine
 from fastserve_ray.errors import EngineError
 from fastserve_ray.spec.serve import EngineSpec
-from tests.engines.tiny import FAMILIES, SHAPE, build_engine, build_model, generate, greedy, random_prompts
+from tests.engines.tiny import (
+    FAMILIES,
+    SHAPE,
+    build_engine,
+    build_model,
+    generate,
+    generate_rising,
+    greedy,
+    random_prompts,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,16 +70,7 @@ def test_preemptions_swaps_and_prefix_hits_do_not_change_tokens(family: str) -> 
     engine = build_engine(
         model, max_num_seqs=3, max_num_batched_tokens=24, kv_cache_tokens=128, kv_host_tokens=96, max_model_len=96
     )
-    tokens: dict[str, list[int]] = {str(at): [] for at in range(len(prompts))}
-    for at, prompt in enumerate(prompts):
-        engine.add_request(replace(greedy(at, prompt, 24), priority=at))
-        for _ in range(3):
-            for delta in engine.step():
-                tokens[delta.request_id] += delta.token_ids
-    while engine.has_work():
-        for delta in engine.step():
-            tokens[delta.request_id] += delta.token_ids
-    assert [tuple(got) for got in tokens.values()] == expected
+    assert generate_rising(engine, prompts, 24) == expected
     stats = engine.stats()
     assert min(stats.num_preemptions, stats.num_swapped_blocks, stats.num_dropped_tokens, stats.prefix_hit_tokens) > 0
 

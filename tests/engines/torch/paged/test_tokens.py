@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from tests.engines.tiny import (
     build_model,
     build_tokenizer,
     generate,
+    generate_rising,
     greedy,
     random_prompts,
 )
@@ -54,16 +54,7 @@ def test_tokens_through_preemptions_swaps_and_prefix_hits(family: str) -> None:
     engine = build_paged(
         model, max_num_seqs=3, max_num_batched_tokens=24, kv_cache_tokens=128, kv_host_tokens=96, max_model_len=96
     )
-    tokens: dict[str, list[int]] = {str(at): [] for at in range(len(prompts))}
-    for at, prompt in enumerate(prompts):
-        engine.add_request(replace(greedy(at, prompt, 16), priority=at))
-        for _ in range(3):
-            for delta in engine.step():
-                tokens[delta.request_id] += delta.token_ids
-    while engine.has_work():
-        for delta in engine.step():
-            tokens[delta.request_id] += delta.token_ids
-    assert [tuple(got) for got in tokens.values()] == expected
+    assert generate_rising(engine, prompts, 16) == expected
     stats = engine.stats()
     assert min(stats.num_preemptions, stats.num_swapped_blocks, stats.num_dropped_tokens, stats.prefix_hit_tokens) > 0
 
