@@ -15,7 +15,7 @@ from fastserve_ray.engines.torch.kv_cache import BLOCK_SIZE, LayerShape
 from fastserve_ray.engines.torch.limits import choose_max_model_len
 from fastserve_ray.engines.torch.linears import prepare_linears, quantize_output_layer
 from fastserve_ray.engines.torch.paged.choose import choose_kernel
-from fastserve_ray.engines.torch.paged.graphs import capture_decoding
+from fastserve_ray.engines.torch.paged.prepare import prepare_paged
 from fastserve_ray.engines.torch.paged.step import PagedLimits
 from fastserve_ray.engines.torch.policies import make_policy, needs_profile
 from fastserve_ray.engines.torch.probe import check_logits, reference_logits, refusing
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastserve_ray.engines.protocol import BatchEngine, GenerateEngine
-    from fastserve_ray.engines.torch.paged.forward import PagedForward
     from fastserve_ray.engines.torch.paged.kernels import PagedKernel
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.serve import EngineSpec
@@ -102,16 +101,9 @@ def build_generate_engine(
         if kernel is None
         else (kernel, PagedLimits(spec.max_num_seqs, spec.max_num_batched_tokens, max_model_len)),
     )
-    if runner.paged is not None and model.device.type == "cuda":
-        _prepare_gpu(runner.paged, model.device, spec)
+    if model.device.type == "cuda":
+        prepare_paged(runner, model.device, spec)
     return assemble_engine(model, tokenizer, spec, runner=runner, pool=pool, host=host, max_model_len=max_model_len)
-
-
-def _prepare_gpu(paged: PagedForward, device: torch.device, spec: EngineSpec) -> None:
-    """Compile the kernels and capture decoding, so that no request waits for it."""
-    paged.warm_up()
-    if spec.cuda_graphs:
-        capture_decoding(paged, device)
 
 
 def assemble_engine(
