@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,7 +73,7 @@ def prepare_dataset(
         tokenizer = make_tokenizer(spec.model, texts, train.rows.num_bytes)
         tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
         meter.begin("tokenizing")
-        work = _Work(spec, Encoder(tokenizer, len(train) + len(validation), meter), meter, labels)
+        work = _Work(spec, tokenizer, len(train) + len(validation), meter, labels)
         num_train, num_tokens = work.write(train, folder / TRAIN_FILE, "data.train")
         num_validation, _ = work.write(validation, folder / VALIDATION_FILE, "data.validation", with_text=True)
     num_empty = train.rows.num_empty + (validation.rows.num_empty if validation.rows is not train.rows else 0)
@@ -105,11 +105,13 @@ def prepare_dataset(
 class _Work:
     """Rows to token sequences on disk, with about a batch in memory."""
 
-    def __init__(self, spec: RunSpec, encoder: Encoder, meter: Meter, labels: LabelMap | None) -> None:
+    def __init__(self, spec: RunSpec, tokenizer: Any, total: int, meter: Meter, labels: LabelMap | None) -> None:
         assert spec.data is not None
         self._spec = spec
         self._data = spec.data
-        self._encoder = encoder
+        self._encoder = Encoder(tokenizer, total, meter)
+        self._total = total
+        self._num_documents = 0
         self._meter = meter
         self._labels = labels
         self._max_length = spec.data.max_length
@@ -181,10 +183,15 @@ class _Work:
             yield from zip(ids, labels, rows.texts.to_pylist(), strict=True)
 
     def _masked(self, split: Split) -> Iterator[pa.Table]:
-        texts = (text for rows in self._metered(split) for text in rows.texts.to_pylist())
+        def documents() -> Iterator[str]:
+            for rows in self._metered(split):
+                yield from rows.texts.to_pylist()
+                self._num_documents += len(rows)
+                self._meter(step=self._num_documents, total=self._total, message="tokenizing")
+
         yield from masked_tables(
             self._encoder.tokenizer,
-            texts,
+            documents(),
             max_length=self._max_length,
             is_paired=is_paired(self._spec),
             seed=self._data.seed,

@@ -66,7 +66,7 @@ def check_chat(spec: RunSpec) -> Iterator[Finding]:
         if isinstance(source, PythonDocsSource):
             yield Finding(("data", name, "kind"), "this text has no conversations", source.kind, "files", uses=uses)
         if isinstance(source, FilesSource) and format_of(source) == "text":
-            allowed = "Parquet, JSONL or CSV"
+            allowed = "Parquet, Arrow, JSONL or CSV"
             yield Finding(("data", name, "path"), "plain text has no conversations", source.path, allowed, uses=uses)
 
 
@@ -105,7 +105,7 @@ def check_data(spec: RunSpec) -> Iterator[Finding]:
                 ("data", name, "path"),
                 "plain text has no label column, which text classification needs",
                 source.path,
-                "Parquet, JSONL or CSV",
+                "Parquet, Arrow, JSONL or CSV",
                 uses=(task, ("data", name, "format")),
             )
     columns = spec.data.columns
