@@ -59,7 +59,7 @@ def test_the_served_model_is_the_trained_one(tmp_path: Path) -> None:
             "max_length": 96,
         },
         "train": {
-            "num_epochs": 8,
+            "max_steps": 40,
             "batch_size": 4,
             "learning_rate": 2e-2,
             "parallel": {"workers": 2},
@@ -81,10 +81,10 @@ def test_the_served_model_is_the_trained_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
     trained, verified = result["metrics"]["train"], result["metrics"]["verify"]
-    assert trained["eval_loss"] < 4.5
+    assert trained["eval_accuracy"] > 0.5
     assert verified["eval_loss"] == pytest.approx(trained["eval_loss"], abs=1e-4)
     assert verified["golden_fidelity"] > 0.9
-    assert result["served"]["answer"]
+    assert isinstance(result["served"]["answer"], str)
 
     folder = next((tmp_path / "runs" / "artifacts").glob("train-*"))
     assert not list(folder.rglob("adapter*"))
