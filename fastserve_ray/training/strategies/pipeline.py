@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from fastserve_ray.training.checkpoint.plain import buffer_slices, load_buffers, load_parameters, parameter_slices
 from fastserve_ray.training.pipeline.channel import make_channels
 from fastserve_ray.training.pipeline.cutting import Pieces, cut, held_parameters, move_to
 from fastserve_ray.training.pipeline.gradients import TiedWeights, clip_gradients, sum_gradients
@@ -22,10 +23,13 @@ from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning
 from fastserve_ray.training.strategies.protocol import Sums
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pydantic import JsonValue
 
     from fastserve_ray.spec import TrainSpec
+    from fastserve_ray.training.checkpoint.reader import CheckpointReader
+    from fastserve_ray.training.checkpoint.slices import Slice
     from fastserve_ray.training.strategies.protocol import Batch, MicroBatch, Objective
     from fastserve_ray.training.world import World
 
@@ -43,6 +47,7 @@ class PipelineStrategy:
         self._max_grad_norm = float(train.max_grad_norm)
         self.module = model
         pieces = Pieces.of(model)
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
         whole = make_adamw(model, train)  # groups go by the names of the whole model
         stage, count = world.pipeline_rank, world.pipeline_size
         is_first, is_last = stage == 0, stage == count - 1
@@ -50,6 +55,7 @@ class PipelineStrategy:
         cut(pieces, pieces.shares(count)[stage], is_first=is_first, is_last=is_last)
         move_to(model, world.device)
         self._held = held_parameters(model)
+        self._names = {parameter: self._names[parameter] for parameter in self._held}
         self._tied = TiedWeights(tied, self._group, is_first=is_first)
         self._optimizer = make_stage_optimizer(whole, self._held, world, zero=train.parallel.zero)
         self._stage = Stage(
@@ -87,21 +93,31 @@ class PipelineStrategy:
         dist.all_reduce(tensor, group=self._group)
         return [float(value) for value in tensor.tolist()]
 
-    def save(self, folder: Path) -> None:
-        """Weights from data rank 0 of each stage; optimizer state from all that hold a part of it."""
-        is_writer = self._world.data_rank == 0
-        weights = {name: tensor for name, tensor in self.module.state_dict().items() if not tensor.is_meta}
-        state = {"model": weights if is_writer else {}, "optimizer": own_optimizer(self._optimizer).state_dict()}
-        torch.save(state, folder / f"pipeline-{self._world.rank}.pt")
+    def slices(self) -> Iterator[Slice]:
+        """Workers that hold the same stage write a share each; with ZeRO 1, each the parameters that it updates. The
+        second copy of tied weights is left out."""
+        rank, size = self._world.data_rank, self._world.data_size
+        optimizer = own_optimizer(self._optimizer)
+        left_out = {id(parameter) for parameter in self._tied.copies}
+        if optimizer is not self._optimizer:
+            rank, size = 0, 1
+            updated = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            left_out |= {id(parameter) for parameter in self._held} - updated
+        named = [(name, parameter) for name, parameter in self._named() if id(parameter) not in left_out]
+        yield from parameter_slices(named, optimizer, share=(rank, size))
+        if self._world.data_rank == 0:
+            yield from buffer_slices(self.module)
 
-    def load(self, folder: Path) -> None:
-        first = self._world.rank - self._world.data_rank * self._world.tensor_size
-        for rank, part in ((first, "model"), (self._world.rank, "optimizer")):
-            state = torch.load(folder / f"pipeline-{rank}.pt", map_location=self._world.device, weights_only=True)
-            if part == "model":
-                self.module.load_state_dict(state[part], strict=False)
-            else:
-                own_optimizer(self._optimizer).load_state_dict(state[part])
+    def state(self) -> dict[str, JsonValue]:
+        return {}
+
+    def load(self, checkpoint: CheckpointReader) -> None:
+        load_parameters(self._named(), own_optimizer(self._optimizer), checkpoint)
+        load_buffers(self.module, checkpoint)
+
+    def _named(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """What this stage holds, under the names of the whole model."""
+        return ((self._names[parameter], parameter) for parameter in self._held)
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
         """Stage by stage to rank 0; data rank 0 of each stage sends."""
