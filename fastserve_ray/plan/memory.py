@@ -15,6 +15,8 @@ w is 4 bytes in fp32 and 2 in bf16. The table is section 3 and figure 1 of the Z
 arXiv 1910.02054; its K = 12 is the 8 + 4 here); DeepSpeed keeps the fp32 master copy (the 4) in fp32 training too.
 Without ZeRO, bf16 is autocast over fp32 weights.
 
+A stage of a pipeline holds its own part of P, and tied embeddings on the first and the last (``plan/pipeline.py``).
+
 What is kept of a forward pass is counted in ``plan/activations.py``, the peak of all of it in ``plan/peak.py``.
 """
 
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING
 from fastserve_ray.plan.activations import AUTOCAST, FULL, HALF, Activations, Batch, NumberFormat, count_activations
 from fastserve_ray.plan.model_size import ModelSize, model_size
 from fastserve_ray.plan.peak import States, training_peak
+from fastserve_ray.plan.pipeline import heaviest_stage, stage_sizes
 
 if TYPE_CHECKING:
     from fastserve_ray.plan.architecture import Architecture
@@ -118,10 +121,10 @@ def train_activations(
 
 
 def number_format(train: TrainSpec) -> NumberFormat:
-    """DeepSpeed turns the model itself into 16 bits; elsewhere that is autocast."""
+    """DeepSpeed turns the model itself into 16 bits; elsewhere, and in a pipeline, that is autocast."""
     if train.precision == "fp32":
         return FULL
-    return HALF if train.parallel.zero else AUTOCAST
+    return HALF if train.parallel.zero and train.parallel.pipeline == 1 else AUTOCAST
 
 
 def kv_cache_bytes(model: Architecture, *, tokens: int, width: int) -> int:
@@ -148,6 +151,8 @@ def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, work
         batch=rows,
         length=spec.data.max_length,
     )
+    if stage == "train" and train.parallel.pipeline > 1:
+        return _pipeline(spec, train, size.architecture, activations)
     peak = training_peak(
         states,
         activations,
@@ -158,6 +163,15 @@ def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, work
     return StageMemory(
         stage, states.parameters, states.gradients, states.optimizer, activations.peak, reason=size.reason, at_once=peak
     )
+
+
+def _pipeline(spec: RunSpec, train: TrainSpec, model: Architecture, activations: Activations) -> StageMemory:
+    """Of the stage that needs the most; nothing is known of more stages than layers, which are refused."""
+    if train.parallel.pipeline > model.num_layers:
+        return StageMemory("train", None, None, None, None, reason="there are more stages than layers")
+    sizes = stage_sizes(model, spec.model.task, train.parallel.pipeline, spec.model.num_labels or 2)
+    states, kept, peak = heaviest_stage(model, train, activations, sizes=sizes, num_micro_batches=train.passes_per_step)
+    return StageMemory("train", states.parameters, states.gradients, states.optimizer, kept.peak, at_once=peak)
 
 
 def _serving(spec: RunSpec, size: ModelSize) -> StageMemory:

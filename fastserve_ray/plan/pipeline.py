@@ -51,6 +51,22 @@ def share_out(layers: Sequence[float], num_stages: int, *, first: float = 0.0, l
     return tuple(range(start, stop) for start, stop in zip([0, *stops], stops, strict=False))
 
 
+def idle_share(num_stages: int, num_micro_batches: int) -> float:
+    """How much of its time a stage waits while the pipeline fills and drains (GPipe, arXiv 1811.06965, section 2.3)."""
+    return (num_stages - 1) / (num_micro_batches + num_stages - 1)
+
+
+def idle_warning(train: TrainSpec) -> str | None:
+    """For fewer micro batches than stages: some stage always waits."""
+    stages, number = train.parallel.pipeline, train.passes_per_step
+    if number >= stages:
+        return None
+    return (
+        f"{number} micro batches for {stages} stages: each waits {idle_share(stages, number):.0%} of the time; "
+        f"set train.gradient_accumulation_steps to {stages} or more"
+    )
+
+
 @dataclass(frozen=True)
 class StageSize:
     """What one stage holds."""

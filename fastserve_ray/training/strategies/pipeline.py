@@ -48,6 +48,7 @@ class PipelineStrategy:
         self.module = model
         pieces = Pieces.of(model)
         self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._origins = origins(model)
         whole = make_adamw(model, train)  # groups go by the names of the whole model
         stage, count = world.pipeline_rank, world.pipeline_size
         is_first, is_last = stage == 0, stage == count - 1
@@ -120,10 +121,14 @@ class PipelineStrategy:
         return ((self._names[parameter], parameter) for parameter in self._held)
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
-        """Stage by stage to rank 0; data rank 0 of each stage sends."""
+        """Stage by stage to rank 0; data rank 0 of each stage sends. Names of tied weights share a tensor."""
         if self._world.data_rank > 0:
             return None
-        own = {name: tensor for name, tensor in self.module.state_dict().items() if not tensor.is_meta}
+        own = {
+            name: tensor
+            for name, tensor in self.module.state_dict().items()
+            if not tensor.is_meta and self._origins[name] == name
+        }
         names: list[list[str]] = [[] for _ in range(self._world.pipeline_size)]
         dist.all_gather_object(names, list(own), group=self._group)
         if not self._world.is_first:
@@ -137,7 +142,14 @@ class PipelineStrategy:
                 buffer = torch.empty_like(shapes[name], device=self._world.device)
                 dist.recv(buffer, group_src=stage, group=self._group)
                 found[name] = buffer.cpu()
-        return {name: found[name] for name in shapes}
+        return {name: found[self._origins[name]] for name in shapes}
+
+
+def origins(model: torch.nn.Module) -> dict[str, str]:
+    """For every name in the state dict the first one of the same tensor: tied weights have several."""
+    first: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    return {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
 
 
 def stage_seed(seed: int, stage: int) -> int:
