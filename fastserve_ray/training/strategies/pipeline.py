@@ -18,6 +18,7 @@ from fastserve_ray.training.pipeline.cutting import Pieces, cut, held_parameters
 from fastserve_ray.training.pipeline.gradients import TiedWeights, clip_gradients, sum_gradients
 from fastserve_ray.training.pipeline.optimizer import make_stage_optimizer, own_optimizer
 from fastserve_ray.training.pipeline.stage import Stage
+from fastserve_ray.training.pipeline.timing import measure_costs
 from fastserve_ray.training.precision import autocast
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
 from fastserve_ray.training.strategies.protocol import Sums
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from fastserve_ray.spec import TrainSpec
     from fastserve_ray.training.checkpoint.reader import CheckpointReader
     from fastserve_ray.training.checkpoint.slices import Slice
+    from fastserve_ray.training.pipeline.timing import Costs
     from fastserve_ray.training.strategies.protocol import Batch, MicroBatch, Objective
     from fastserve_ray.training.world import World
 
@@ -53,7 +55,8 @@ class PipelineStrategy:
         stage, count = world.pipeline_rank, world.pipeline_size
         is_first, is_last = stage == 0, stage == count - 1
         tied = pieces.tied() if is_first or is_last else []
-        cut(pieces, pieces.shares(count)[stage], is_first=is_first, is_last=is_last)
+        costs = self._costs(pieces, train, objective, sample) if train.parallel.balance_stages == "time" else None
+        cut(pieces, pieces.shares(count, costs)[stage], is_first=is_first, is_last=is_last)
         move_to(model, world.device)
         self._held = held_parameters(model)
         self._names = {parameter: self._names[parameter] for parameter in self._held}
@@ -67,6 +70,23 @@ class PipelineStrategy:
             num_stages=count,
             autocast=lambda: autocast(train.precision, world.device),
         )
+
+    def _costs(self, pieces: Pieces, train: TrainSpec, objective: Objective, sample: Batch) -> Costs:
+        """Measured on rank 0 with micro batches of copies of the sample, for all ranks. The whole model goes to the
+        device for it."""
+        found: list[Costs | None] = [None]
+        if self._world.is_first:
+            self.module.to(self._world.device).train()
+            batch = {name: values.repeat_interleave(train.rows_per_pass, 0) for name, values in sample.items()}
+
+            def loss() -> torch.Tensor:
+                with autocast(train.precision, self._world.device):
+                    return objective.loss(self.module, batch).total
+
+            found = [measure_costs(pieces, loss, self._world.device)]
+        dist.broadcast_object_list(found, src=0)
+        assert found[0] is not None
+        return found[0]
 
     def train_step(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> float:
         self.module.train()

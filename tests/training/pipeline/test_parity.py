@@ -19,6 +19,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "two": {"pipeline": 2},
     "two-gpipe": {"pipeline": 2, "schedule": "gpipe"},
     "four": {"pipeline": 4},
+    "two-time": {"pipeline": 2, "balance_stages": "time"},
     "two-ddp": {"pipeline": 2, "workers": 2},
     "two-zero1": {"pipeline": 2, "workers": 2, "zero": 1},
 }
