@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from fastserve_ray.training.hooks import Hooks
+from fastserve_ray.training.in_process import train_in_process
 from fastserve_ray.training.job import TrainJob
 from tests.training.ranks import Case, Outcome
 from tests.training.test_parity import FAMILIES, MAX_DIFFERENCE, Folders, plain_training, run_by_ranks
@@ -32,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 fillers. Four stages with two micro batches never fill up."""
 LAYERS = {"gpt2": "n_layer", "llama": "num_hidden_layers", "bert": "num_hidden_layers"}
 NUM_LAYERS = 4
+RESUME: dict[str, Any] = {"max_steps": 9, "checkpoint": {"every_steps": 5}, "gradient_accumulation_steps": 2}
 RESUMED = ("two", "two-zero1")
 
 
@@ -54,10 +57,11 @@ def outcomes(folders: Folders) -> dict[str, Outcome]:
         for name, spread in STRATEGIES.items()
         for family in FAMILIES
     ]
-    resume: dict[str, Any] = {"max_steps": 9, "checkpoint": {"every_steps": 5}, "gradient_accumulation_steps": 2}
     for name in RESUMED:
-        again = job(folders, "gpt2", dropout=True, **STRATEGIES[name], **resume)
+        again = job(folders, "gpt2", dropout=True, **STRATEGIES[name], **RESUME)
         cases.append(Case(f"{name}-resume", again, resume=True))
+    moved = job(folders, "gpt2", **STRATEGIES["two-zero1"], **RESUME)
+    cases.append(Case("moved", moved, resume=True))
     recompute = job(folders, "llama", gradient_checkpointing=True, **STRATEGIES["two"], **VARIANTS["llama"])
     cases.append(Case("recompute", recompute))
     cases.append(Case("bf16", job(folders, "llama", precision="bf16", **STRATEGIES["two"], **VARIANTS["llama"])))
@@ -102,6 +106,14 @@ def test_a_resumed_run_ends_with_the_same_bits(outcomes: dict[str, Outcome], str
     assert found.resumed_weights is not None
     assert found.losses != outcomes[f"{strategy}-gpt2"].losses[: len(found.losses)]
     assert all(torch.equal(weight, found.resumed_weights[name]) for name, weight in found.weights.items())
+
+
+def test_one_process_goes_on_where_a_pipeline_stopped(folders: Folders, outcomes: dict[str, Outcome]) -> None:
+    """Two stages of two workers with ZeRO 1 wrote the checkpoint."""
+    losses: list[float] = []
+    hooks = Hooks(on_step=lambda step, loss: losses.append(loss), resume_from=folders.root / "ranks-4" / "moved")
+    train_in_process(job(folders, "gpt2", **RESUME), hooks, num_threads=1)
+    assert losses == pytest.approx(outcomes["moved"].losses[5:], abs=MAX_DIFFERENCE)
 
 
 def test_schedules_differ_in_order_alone(outcomes: dict[str, Outcome]) -> None:
