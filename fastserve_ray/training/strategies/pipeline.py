@@ -70,6 +70,7 @@ class PipelineStrategy:
             num_stages=count,
             autocast=lambda: autocast(train.precision, world.device),
         )
+        self._of_last_stage(0.0)  # all ranks must join the first collective of a group; tied weights are sent by two
 
     def _costs(self, pieces: Pieces, train: TrainSpec, objective: Objective, sample: Batch) -> Costs:
         """Measured on rank 0 with micro batches of copies of the sample, for all ranks. The whole model goes to the
