@@ -93,6 +93,7 @@ def bert(hidden: int, layers: int, vocabulary: int, **more: Any) -> dict[str, An
 
 
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+LORA = {"adapter": {"kind": "lora"}}
 SAVING = {"gradient_checkpointing": True}
 CASES = (
     Case("gpt2, no dropout", gpt2(256, 4, 2000, **NO_DROPOUT), 128, 8),
@@ -109,6 +110,9 @@ CASES = (
     Case("bert, short", bert(384, 4, 8000), 32, 8),
     Case("bert, no dropout", bert(256, 6, 2000, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), 128, 8),
     Case("bert, checkpointing", bert(256, 8, 2000), 128, 16, SAVING),
+    Case("gpt2, LoRA", gpt2(256, 6, 2000, **NO_DROPOUT), 128, 8, LORA),
+    Case("llama, LoRA", llama(256, 6, 2000), 128, 8, LORA),
+    Case("bert, LoRA", bert(256, 6, 2000), 128, 8, LORA),
     Case("llama, bf16", llama(256, 4, 2000), 128, 8, {"precision": "bf16"}),
     Case("gpt2, bf16", gpt2(256, 4, 2000, **NO_DROPOUT), 128, 8, {"precision": "bf16"}),
     Case("bert, bf16", bert(256, 4, 2000), 128, 8, {"precision": "bf16"}),

@@ -18,6 +18,8 @@ numbers of 4 bytes in fp32. What changes them:
 - dropout inside the attention has no fused kernel on a CPU: three tables of scores are kept, 12 bytes each entry;
 - a padding mask is kept once a layer as a table of numbers, and keys and values are repeated to all heads;
 - autocast keeps the residual stream in fp32, and a 16-bit copy of the input of every linear layer and of its weight;
+- frozen matrices and norms need no input for a gradient of their own: one output of a norm (for the adapter beside the
+  attention) and one tensor of the MLP less are kept;
 - gradient checkpointing keeps the input of each layer, and one layer whole at a time;
 - the loss needs 12 bytes for a token and word: logits, their logarithm and its gradient in fp32.
 
@@ -106,6 +108,7 @@ def count_activations(
     *,
     num_linear: int = 0,
     is_checkpointed: bool = False,
+    is_frozen: bool = False,
     has_logits: bool = True,
     on_gpu: bool = False,
 ) -> Activations:
@@ -117,11 +120,12 @@ def count_activations(
         numbers: by precision and strategy.
         num_linear: weights in linear layers, of which autocast keeps copies.
         is_checkpointed: gradient checkpointing of every layer.
+        is_frozen: only an adapter is trained.
         has_logits: whether every token gets a score for every word.
         on_gpu: whether kernels are CUDA's.
     """
     hidden = model.hidden_size
-    layer = batch.tokens * _layer(model, batch, numbers, on_gpu=on_gpu)
+    layer = batch.tokens * _layer(model, batch, numbers, is_frozen=is_frozen, on_gpu=on_gpu)
     working = batch.tokens * _gradients(model, batch, numbers, on_gpu=on_gpu)
     kept = batch.tokens * hidden * numbers.residual if is_checkpointed else layer
     outside = INPUT_BYTES + hidden * (2 * numbers.residual + numbers.linear)
@@ -135,20 +139,26 @@ def count_activations(
     )
 
 
-def _layer(model: Architecture, batch: Batch, numbers: NumberFormat, *, on_gpu: bool) -> int:
+def _layer(model: Architecture, batch: Batch, numbers: NumberFormat, *, is_frozen: bool, on_gpu: bool) -> int:
     """Bytes that one layer keeps for one token."""
     hidden, linear = model.hidden_size, numbers.linear
     dropout = 2 * hidden * _dropout_mask(model.dropout, linear, on_gpu=on_gpu)
-    mlp = _mlp_tensors(model) * model.intermediate_size * linear
-    return _norms(model, numbers) + _attention(model, batch, numbers, on_gpu=on_gpu) + dropout + mlp
+    mlp = (_mlp_tensors(model) - is_frozen) * model.intermediate_size * linear
+    return (
+        _norms(model, numbers, is_frozen=is_frozen) + _attention(model, batch, numbers, on_gpu=on_gpu) + dropout + mlp
+    )
 
 
-def _norms(model: Architecture, numbers: NumberFormat) -> int:
+def _norms(model: Architecture, numbers: NumberFormat, *, is_frozen: bool) -> int:
     """Inputs and outputs of the two norms; the outputs are what the linear layers behind them keep."""
     hidden = model.hidden_size
     outputs = (_COPIES[model.family] if numbers.is_autocast else 2) * numbers.linear
+    if is_frozen:
+        outputs, normalized = outputs // 2, 0
+    else:
+        normalized = 2 * numbers.residual
     if model.family == "llama":  # normalizes in fp32
-        return hidden * (2 * _FP32 + 2 * numbers.residual + outputs) + _STATISTICS
+        return hidden * (2 * _FP32 + normalized + outputs) + _STATISTICS
     return hidden * (2 * numbers.residual + outputs) + 2 * _STATISTICS
 
 

@@ -11,11 +11,11 @@ ZeRO-2          w       w / N      (8 + 4) / N
 ZeRO-3          w / N   w / N      (8 + 4) / N
 ==============  ======  =========  =================================
 
-w is 4 bytes in fp32 and 2 in bf16. The table is section 3 and figure 1 of the ZeRO paper (Rajbhandari et al. 2020,
-arXiv 1910.02054; its K = 12 is the 8 + 4 here); DeepSpeed keeps the fp32 master copy (the 4) in fp32 training too.
-Without ZeRO, bf16 is autocast over fp32 weights.
+w is 4 bytes in fp32 and 2 in bf16 and fp16. The table is section 3 and figure 1 of the ZeRO paper (Rajbhandari et al.
+2020, arXiv 1910.02054; its K = 12 is the 8 + 4 here); DeepSpeed keeps the fp32 master copy (the 4) in fp32 training
+too. Without ZeRO, both are autocast over fp32 weights.
 
-A stage of a pipeline holds its own part of P, and tied embeddings on the first and the last (``plan/pipeline.py``).
+With an adapter, gradients and optimizer are those of its few parameters.
 
 What is kept of a forward pass is counted in ``plan/activations.py``, the peak of all of it in ``plan/peak.py``.
 """
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from fastserve_ray.plan.activations import AUTOCAST, FULL, HALF, Activations, Batch, NumberFormat, count_activations
 from fastserve_ray.plan.model_size import ModelSize, model_size
 from fastserve_ray.plan.peak import States, training_peak
-from fastserve_ray.plan.pipeline import heaviest_stage, stage_sizes
+from fastserve_ray.plan.trained import adapter_parameters
 
 if TYPE_CHECKING:
     from fastserve_ray.plan.architecture import Architecture
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 ADAM_BYTES = 8
 MASTER_BYTES = 4
-_WIDTH = {"fp32": 4, "bf16": 2, "float32": 4, "bfloat16": 2, "auto": 4}
+_WIDTH = {"fp32": 4, "bf16": 2, "fp16": 2, "float32": 4, "bfloat16": 2, "auto": 4}
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,23 @@ def estimate_memory(spec: RunSpec) -> tuple[StageMemory, ...]:
     return tuple(stages)
 
 
-def training_bytes(num_parameters: int, *, workers: int, zero: int, precision: str) -> tuple[int, int, int]:
-    """Bytes of parameters, gradients and optimizer on one worker (the table above)."""
+def training_bytes(
+    num_parameters: int, *, workers: int, zero: int, precision: str, num_trained: int | None = None
+) -> tuple[int, int, int]:
+    """Bytes of parameters, gradients and optimizer on one worker (the table above).
+
+    Args:
+        num_trained: how many of the parameters are trained; None: all.
+    """
+    trained = num_parameters if num_trained is None else num_trained
     if zero == 0:
-        return 4 * num_parameters, 4 * num_parameters, ADAM_BYTES * num_parameters
+        return 4 * num_parameters, 4 * trained, ADAM_BYTES * trained
     width = _WIDTH[precision]
     share = -(-num_parameters // workers)
     weights = width * (share if zero == 3 else num_parameters)
-    gradients = width * (share if zero >= 2 else num_parameters)
-    return weights, gradients, (ADAM_BYTES + MASTER_BYTES) * share
+    trained_share = -(-trained // workers)
+    gradients = width * (trained_share if zero >= 2 else trained)
+    return weights, gradients, (ADAM_BYTES + MASTER_BYTES) * trained_share
 
 
 def train_activations(
@@ -115,16 +123,17 @@ def train_activations(
         number_format(train),
         num_linear=max(0, num_parameters - tables + (0 if untied else head)),
         is_checkpointed=train.gradient_checkpointing,
+        is_frozen=train.adapter is not None,
         has_logits=has_logits,
         on_gpu=train.resources_per_worker.GPU > 0,
     )
 
 
 def number_format(train: TrainSpec) -> NumberFormat:
-    """DeepSpeed turns the model itself into 16 bits; elsewhere, and in a pipeline, that is autocast."""
+    """DeepSpeed turns the model itself into 16 bits; elsewhere that is autocast."""
     if train.precision == "fp32":
         return FULL
-    return HALF if train.parallel.zero and train.parallel.pipeline == 1 else AUTOCAST
+    return HALF if train.parallel.zero else AUTOCAST
 
 
 def kv_cache_bytes(model: Architecture, *, tokens: int, width: int) -> int:
@@ -136,7 +145,21 @@ def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, work
     if size.num_parameters is None:
         return StageMemory(stage, None, None, None, None, reason=size.reason)
     zero = train.parallel.zero if workers > 1 or stage == "train" else 0
-    states = States(*training_bytes(size.num_parameters, workers=workers, zero=zero, precision=train.precision))
+    added = 0
+    if train.adapter is not None:
+        found = None if size.architecture is None else adapter_parameters(train.adapter, size.architecture)
+        if found is None:
+            return StageMemory(stage, None, None, None, None, reason="what the adapter adds is known once it is made")
+        added = found
+    states = States(
+        *training_bytes(
+            size.num_parameters + added,
+            workers=workers,
+            zero=zero,
+            precision=train.precision,
+            num_trained=added or None,
+        )
+    )
     if size.architecture is None or spec.data is None:
         reason = size.reason or "the layers of this model type are not known here"
         return StageMemory(stage, states.parameters, states.gradients, states.optimizer, None, reason=reason)
@@ -151,27 +174,17 @@ def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, work
         batch=rows,
         length=spec.data.max_length,
     )
-    if stage == "train" and train.parallel.pipeline > 1:
-        return _pipeline(spec, train, size.architecture, activations)
     peak = training_peak(
         states,
         activations,
         size.architecture,
-        keeps_gradients=workers > 1 or zero > 0 or train.batch_size > workers * rows,
+        keeps_gradients=zero > 0 or train.batch_size > workers * rows,
         on_gpu=train.resources_per_worker.GPU > 0,
+        buffers=states.gradients if workers > 1 and zero == 0 else 0,
     )
     return StageMemory(
         stage, states.parameters, states.gradients, states.optimizer, activations.peak, reason=size.reason, at_once=peak
     )
-
-
-def _pipeline(spec: RunSpec, train: TrainSpec, model: Architecture, activations: Activations) -> StageMemory:
-    """Of the stage that needs the most; nothing is known of more stages than layers, which are refused."""
-    if train.parallel.pipeline > model.num_layers:
-        return StageMemory("train", None, None, None, None, reason="there are more stages than layers")
-    sizes = stage_sizes(model, spec.model.task, train.parallel.pipeline, spec.model.num_labels or 2)
-    states, kept, peak = heaviest_stage(model, train, activations, sizes=sizes, num_micro_batches=train.passes_per_step)
-    return StageMemory("train", states.parameters, states.gradients, states.optimizer, kept.peak, at_once=peak)
 
 
 def _serving(spec: RunSpec, size: ModelSize) -> StageMemory:

@@ -29,7 +29,13 @@ class States:
 
 
 def training_peak(
-    states: States, activations: Activations, model: Architecture, *, keeps_gradients: bool, on_gpu: bool
+    states: States,
+    activations: Activations,
+    model: Architecture,
+    *,
+    keeps_gradients: bool,
+    on_gpu: bool,
+    buffers: int = 0,
 ) -> int:
     """Bytes of one worker at the highest of the four moments.
 
@@ -37,8 +43,9 @@ def training_peak(
         states: of the worker.
         activations: of its micro batch.
         model: the sizes.
-        keeps_gradients: gradients are there before the backward pass: those of an earlier micro batch, or buffers in
-            which they are exchanged.
+        keeps_gradients: gradients are there before the backward pass: those of an earlier micro batch, or ZeRO's
+            partitions.
+        buffers: in which gradients are exchanged, beside the gradients themselves; they are always there.
         on_gpu: the optimizer updates all parameters at once, with a temporary for each.
     """
     embedding = _FP32 * model.vocab_size * model.hidden_size
@@ -46,9 +53,10 @@ def training_peak(
     rest = states.parameters + states.optimizer + kept
     head = min(embedding, states.gradients - kept) if activations.loss else 0
     forward = rest + activations.outside + activations.layers
-    temporaries = states.parameters if on_gpu else _UPDATE_TENSORS * embedding
-    twice = embedding if activations.loss and model.has_tied_embeddings else 0
-    return max(
+    temporaries = states.gradients if on_gpu else min(_UPDATE_TENSORS * embedding, _UPDATE_TENSORS * states.gradients)
+    is_tied = activations.loss and model.has_tied_embeddings
+    twice = min(embedding, states.gradients) if is_tied else 0
+    return buffers + max(
         forward + activations.loss,
         forward + activations.working + head,
         rest + (states.gradients - kept) + max(twice, activations.layers // model.num_layers + activations.working),

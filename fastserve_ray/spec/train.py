@@ -9,7 +9,7 @@ from pydantic import Field
 from fastserve_ray.spec.adapter import AdapterSpec, Names
 from fastserve_ray.spec.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class ParallelSpec(Section):
@@ -33,10 +33,6 @@ class ParallelSpec(Section):
     schedule: Literal["gpipe", "1f1b"] = "1f1b"
     """Order of a pipeline's micro batches: all forward passes first (gpipe, arXiv 1811.06965), or one forward, one
     backward (1f1b, arXiv 1806.03377), which keeps fewer activations."""
-
-    balance_stages: Literal["parameters", "time"] = "parameters"
-    """What the largest stage has the least of: parameters, or seconds of a forward and backward pass, measured on one
-    worker when training starts, where the whole model must fit for that moment."""
 
     @property
     def num_ranks(self) -> int:
@@ -87,7 +83,8 @@ class TrainSpec(Section):
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Global gradient norm is clipped to this; 0 turns clipping off."""
     precision: Precision = "fp32"
-    """bf16 trains with autocast; on CPUs without bf16 units it is slower than fp32."""
+    """bf16 trains with autocast; on CPUs without bf16 units it is slower than fp32. fp16 scales the loss, leaves out
+    steps whose gradient is no number, and needs a GPU."""
     adapter: AdapterSpec | None = None
     """Train an adapter in place of the model's own weights; left out: full fine-tuning."""
     freeze: Names = ()

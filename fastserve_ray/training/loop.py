@@ -15,7 +15,6 @@ import torch
 
 from fastserve_ray.data.dataset import PreparedDataset
 from fastserve_ray.errors import DataError
-from fastserve_ray.plan.pipeline import idle_warning
 from fastserve_ray.tasks.evaluate import to_device
 from fastserve_ray.tasks.packed import MIXES_DOCUMENTS, keeps_documents_apart
 from fastserve_ray.tasks.table import load_task
@@ -26,7 +25,7 @@ from fastserve_ray.training.evaluation import evaluate_together
 from fastserve_ray.training.failures import diverged, memory_errors
 from fastserve_ray.training.hooks import Hooks, TrainResult, train_result
 from fastserve_ray.training.job import TrainJob, build_model
-from fastserve_ray.training.precision import precision_warning
+from fastserve_ray.training.precision import ScalesLoss, precision_warning, refuse_precision
 from fastserve_ray.training.schedule import learning_rate
 from fastserve_ray.training.speed import MemoryMeter, Speedometer, flops_per_token, peak_flops
 from fastserve_ray.training.strategies.protocol import MicroBatch
@@ -36,6 +35,9 @@ from fastserve_ray.training.world import World
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+MAX_BAD_LOSSES = 20
+"""fp16: steps in a row whose loss is no number, each left out, before training counts as diverged."""
 
 
 class TrainingLoop:
@@ -59,6 +61,7 @@ class TrainingLoop:
         self.plan = BatchPlan(len(self.dataset.train), self.train.batch_size, self.train.seed)
         self.total_steps = job.total_steps(len(self.dataset.train))
         self.strategy = make_strategy(self.train.parallel)
+        self._num_bad_losses = 0
         self.memory = MemoryMeter(self.world.device)
         self.metrics: dict[str, float] = {}
 
@@ -69,7 +72,8 @@ class TrainingLoop:
             TrainingError: the loss is no longer a number, or memory ended.
         """
         with memory_errors(self.train):
-            self._warn_about_settings()
+            refuse_precision(self.train.precision, self.world.device)
+            self._warn_about_precision()
             self._warn_about_packing()
             sample, _ = self._collate(np.zeros(1, dtype=np.int64))
             flops = flops_per_token(self.model, self.dataset.info.max_length)
@@ -84,7 +88,7 @@ class TrainingLoop:
             step_started = perf_counter()
             loss, step_tokens = self._train_step(number - 1)
             speed.add(perf_counter() - step_started, step_tokens)
-            self.metrics |= {"train_loss": loss, **speed.metrics()}
+            self.metrics |= {"train_loss": loss, **speed.metrics(), **self._scaling()}
             self._report(number, loss, speed)
             is_stopped = self.hooks.should_stop()
             if (is_stopped or self._is_evaluated(number)) and self._evaluate_and_ask(number):
@@ -103,8 +107,19 @@ class TrainingLoop:
         rate = learning_rate(self.train, step, self.total_steps)
         loss = self.world.sum(self.strategy.train_step(micro_batches, rate))[0] / count
         if not math.isfinite(loss):
-            raise diverged(step + 1, self.total_steps, loss, rate)
+            self._refuse_or_skip(step, loss, rate)
+        else:
+            self._num_bad_losses = 0
         return loss, tokens
+
+    def _refuse_or_skip(self, step: int, loss: float, rate: float) -> None:
+        """A strategy that scales the loss has left the step out, which helps for some steps."""
+        self._num_bad_losses += 1
+        if not self._scaling() or self._num_bad_losses > MAX_BAD_LOSSES:
+            raise diverged(step + 1, self.total_steps, loss, rate)
+
+    def _scaling(self) -> dict[str, float]:
+        return self.strategy.scaling() if isinstance(self.strategy, ScalesLoss) else {}
 
     def _micro_batches(self, step: int) -> tuple[list[MicroBatch], float, float]:
         """This worker's micro batches, and the labels and input tokens of the global batch."""
@@ -156,6 +171,7 @@ class TrainingLoop:
                 learning_rate=learning_rate(self.train, number - 1, self.total_steps),
                 memory_bytes=self.memory.bytes(),
                 **speed.metrics(),
+                **self._scaling(),
             )
 
     def _checkpoint(self, number: int) -> None:
@@ -181,10 +197,10 @@ class TrainingLoop:
         if is_packed and self.hooks.warn is not None and self.world.is_first and not keeps_documents_apart(self.model):
             self.hooks.warn(MIXES_DOCUMENTS)
 
-    def _warn_about_settings(self) -> None:
-        for warning in (precision_warning(self.train.precision, self.world.device), idle_warning(self.train)):
-            if warning is not None and self.hooks.warn is not None and self.world.is_first:
-                self.hooks.warn(warning)
+    def _warn_about_precision(self) -> None:
+        warning = precision_warning(self.train.precision, self.world.device)
+        if warning is not None and self.hooks.warn is not None and self.world.is_first:
+            self.hooks.warn(warning)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -85,10 +85,13 @@ def test_autocast_keeps_copies_of_the_weights() -> None:
 
 def test_the_peak_is_the_highest_moment() -> None:
     model = architecture({**GPT2, "tie_word_embeddings": False})
-    states, embedding = States(4000, 4000, 8000), 4 * 100 * 64
+    states = States(4000, 4000, 8000)
     small = Activations(layers=300, working=100, outside=50, loss=0)
-    update = 16000 + 2 * embedding
-    assert training_peak(states, small, model, keeps_gradients=False, on_gpu=False) == update
+    assert training_peak(states, small, model, keeps_gradients=False, on_gpu=False) == 16000 + 2 * 4000
+    whole = States(400_000, 400_000, 800_000)
+    update = 1_600_000 + 2 * 4 * 100 * 64
+    assert training_peak(whole, small, model, keeps_gradients=False, on_gpu=False) == update
+    assert training_peak(whole, small, model, keeps_gradients=False, on_gpu=False, buffers=7) == update + 7
     assert training_peak(states, small, model, keeps_gradients=False, on_gpu=True) == 16000 + 4000
     large = Activations(layers=300_000, working=10_000, outside=50, loss=0)
     assert training_peak(states, large, model, keeps_gradients=False, on_gpu=False) == 12000 + 310_050
@@ -137,3 +140,15 @@ def test_what_is_unknown_stays_unknown_with_a_reason(monkeypatch: pytest.MonkeyP
     assert train.parameters is None
     assert train.peak is None
     assert "some-encoder" in (train.reason or "")
+
+
+def test_an_adapter_has_the_gradients_of_its_own_parameters() -> None:
+    spec = with_overrides(spec_from_dict(full()), {"tune": None})
+    whole = estimate_memory(spec)[0]
+    lora = estimate_memory(with_overrides(spec, {"train.adapter": {"kind": "lora"}}))[0]
+    assert (lora.parameters or 0) - (whole.parameters or 0) == lora.gradients
+    assert lora.optimizer == 2 * (lora.gradients or 0)
+    assert (lora.peak or 0) < (whole.peak or 0)
+    other = estimate_memory(with_overrides(spec, {"train.adapter": {"kind": "my.module:Adapter"}}))[0]
+    assert other.peak is None
+    assert "adapter" in (other.reason or "")

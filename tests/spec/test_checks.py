@@ -61,6 +61,16 @@ def choice(*values: object) -> dict[str, Any]:
         ({"data": None}, "verify", "needs `data`"),
         ({"train/batch_size": 9}, "train.batch_size", "2 x 1 = 2"),
         ({"train/gradient_accumulation_steps": 3}, "train.batch_size", "2 x 3 = 6"),
+        ({"train/precision": "fp16"}, "train.precision", "needs a GPU"),
+        (
+            {
+                "train/precision": "fp16",
+                "train/resources_per_worker": {"GPU": 1},
+                "train/parallel": {"workers": 2, "pipeline": 2},
+            },
+            "train.precision",
+            "does not go with parallel.pipeline",
+        ),
         ({"train/max_steps": 10, "train/eval_every_steps": 11}, "train.eval_every_steps", "train.max_steps (10)"),
         ({"train/resources_per_worker": {"GPU": 1.5}}, "train.resources_per_worker.GPU", "whole number"),
         ({"train/parallel/zero": 3, "train/parallel/tensor": 2}, "train.parallel.zero", "does not go with tensor: 2"),
@@ -81,7 +91,6 @@ def choice(*values: object) -> dict[str, Any]:
             "train.parallel.offload_folder",
             "no folder",
         ),
-        ({"train/parallel/balance_stages": "time"}, "train.parallel.balance_stages", "there is one stage"),
         ({"train/parallel/offload_folder": "/mnt"}, "train.parallel.offload_folder", "nothing goes there"),
         (
             {"train/parallel/offload": "cpu", "train/parallel/tensor": 2},

@@ -19,6 +19,7 @@ def check_train(spec: RunSpec) -> Iterator[Finding]:
     if spec.train is None:
         return
     yield from _batch(spec.train)
+    yield from _fp16(spec.train)
     yield from whole_gpus(spec.train.resources_per_worker, ("train", "resources_per_worker"))
     every, steps = spec.train.eval_every_steps, spec.train.max_steps
     if every is not None and steps is not None and every > steps:
@@ -35,6 +36,20 @@ def whole_gpus(resources: WorkerResources, path: Path) -> Iterator[Finding]:
     """Ray gives out a part of one GPU, or several whole ones."""
     if resources.GPU > 1 and not float(resources.GPU).is_integer():
         yield Finding((*path, "GPU"), "not a whole number", str(resources.GPU), "a part of one GPU, or a whole number")
+
+
+def _fp16(train: TrainSpec) -> Iterator[Finding]:
+    """Kernels in fp16 are those of GPUs; the scale of the loss is one for whole weights."""
+    path: Path = ("train", "precision")
+    if train.precision != "fp16":
+        return
+    if train.resources_per_worker.GPU == 0:
+        uses: tuple[Path, ...] = (("train", "resources_per_worker", "GPU"),)
+        yield Finding(path, "needs a GPU", "fp16", "fp32 or bf16, or resources_per_worker: {GPU: 1}", uses=uses)
+    for name in ("tensor", "pipeline"):
+        if getattr(train.parallel, name) > 1:
+            ways: Path = ("train", "parallel", name)
+            yield Finding(path, f"does not go with parallel.{name}", "fp16", "bf16 or fp32", uses=(ways,))
 
 
 def _batch(train: TrainSpec) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from fastserve_ray.training.checkpoint.plain import load_plain, plain_slices
-from fastserve_ray.training.precision import autocast
+from fastserve_ray.training.precision import LossScaler, autocast
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
 from fastserve_ray.training.strategies.passes import Passes
 from fastserve_ray.training.tensor.cutting import cut_model
@@ -37,6 +37,7 @@ class SingleStrategy:
         self._world = world
         self._max_grad_norm = float(train.max_grad_norm)
         self._optimizer = make_adamw(self.module, train)
+        self._scaler = LossScaler(train.precision, world.device)
         self._passes = Passes(objective, lambda: autocast(train.precision, world.device))
         self._model = self._wrapped(sample)
 
@@ -50,13 +51,13 @@ class SingleStrategy:
         own_loss = self._passes.train(self._model, micro_batches, self._backward, scale)
         self._clip()
         set_learning_rate(self._optimizer, learning_rate)
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)
         return own_loss
 
     def _backward(self, loss: torch.Tensor, is_last: bool) -> None:
         with self._exchange(is_last):
-            loss.backward()
+            self._scaler.scaled(loss).backward()
 
     def _exchange(self, is_last: bool) -> AbstractContextManager[None]:
         """Around a backward pass; after the last one of a step gradients are the mean over the workers."""
@@ -64,6 +65,7 @@ class SingleStrategy:
 
     def _clip(self) -> None:
         if self._max_grad_norm > 0:
+            self._scaler.unscale(self._optimizer)
             clip_gradients(self.module.parameters(), self._max_grad_norm, self._shards)
 
     def evaluate(self, micro_batches: Iterable[MicroBatch]) -> Sums:
@@ -76,10 +78,15 @@ class SingleStrategy:
         return plain_slices(self.module, self._optimizer, share=share, place_of=self._shards.place)
 
     def state(self) -> dict[str, JsonValue]:
-        return {}
+        return self._scaler.state()
+
+    def scaling(self) -> dict[str, float]:
+        """See ``ScalesLoss``."""
+        return self._scaler.scaling()
 
     def load(self, checkpoint: CheckpointReader) -> None:
         load_plain(self.module, self._optimizer, checkpoint, place_of=self._shards.place)
+        self._scaler.load(checkpoint.state)
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
         return whole_state(self.module, self._shards, self._world)

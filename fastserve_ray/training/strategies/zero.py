@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fastserve_ray.training.strategies.protocol import Batch, MicroBatch, Objective, Sums
     from fastserve_ray.training.world import World
 
+GOOD_STEPS = 2000
+"""fp16: the scale of the loss doubles after so many, as torch's GradScaler does it."""
 BUCKET_ELEMENTS = 50_000_000
 """Gradients exchanged at once; DeepSpeed's default of 5e8 reserves 2 GB."""
 
@@ -40,6 +42,7 @@ class ZeroStrategy:
         deepspeed = import_deepspeed(world.device)
         self._world = world
         self._stage = train.parallel.zero
+        self._is_scaled = train.precision == "fp16"
         self._passes = Passes(objective, nullcontext)  # DeepSpeed has a bf16 mode of its own
         self._shards = cut_model(model, world)
         model = model.to(world.device)
@@ -74,10 +77,21 @@ class ZeroStrategy:
         return zero_slices(self._engine, data_rank=self._world.data_rank, place_of=self._shards.place)
 
     def state(self) -> dict[str, JsonValue]:
-        return {}
+        return {**self.scaling()}
+
+    def scaling(self) -> dict[str, float]:
+        """See ``ScalesLoss``."""
+        if not self._is_scaled:
+            return {}
+        scale = float(self._engine.optimizer.cur_scale)
+        return {"loss_scale": scale, "skipped_steps": float(self._engine.skipped_steps)}
 
     def load(self, checkpoint: CheckpointReader) -> None:
         load_zero(self._engine, checkpoint, place_of=self._shards.place)
+        scale, skipped = checkpoint.state.get("loss_scale"), checkpoint.state.get("skipped_steps")
+        if self._is_scaled and isinstance(scale, float) and isinstance(skipped, float):
+            self._engine.optimizer.cur_scale = scale
+            self._engine.skipped_steps = int(skipped)
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
         module = self._engine.module
@@ -138,6 +152,7 @@ def deepspeed_config(train: TrainSpec) -> dict[str, Any]:
             "stage3_param_persistence_threshold": 0,
         },
         "bf16": {"enabled": train.precision == "bf16"},
+        "fp16": {"enabled": train.precision == "fp16", "loss_scale_window": GOOD_STEPS, "hysteresis": 1},
         "wall_clock_breakdown": False,
         "steps_per_print": 1_000_000_000,
     }
