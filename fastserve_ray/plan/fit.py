@@ -103,7 +103,7 @@ def misfits(spec: RunSpec) -> Iterator[Misfit]:
             continue
         ranks = spec.train.parallel.num_ranks
         if memory.stage == "tune" and spec.tune is not None:
-            ranks = spec.tune.workers_per_trial
+            ranks = spec.ranks_per_trial
         budget = worker_budget(spec, ranks)
         if budget is not None and memory.peak > budget.bytes:
             yield _misfit(spec, memory, budget)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from fastserve_ray.plan.activations import AUTOCAST, FULL, HALF, Activations, Batch, NumberFormat, count_activations
 from fastserve_ray.plan.model_size import ModelSize, model_size
+from fastserve_ray.plan.parameters import parameters_of_rank
 from fastserve_ray.plan.peak import States, training_peak
 from fastserve_ray.plan.trained import adapter_parameters
 
@@ -151,15 +152,7 @@ def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, work
         if found is None:
             return StageMemory(stage, None, None, None, None, reason="what the adapter adds is known once it is made")
         added = found
-    states = States(
-        *training_bytes(
-            size.num_parameters + added,
-            workers=workers,
-            zero=zero,
-            precision=train.precision,
-            num_trained=added or None,
-        )
-    )
+    states = training_states(size, train, task=spec.model.task, workers=workers, zero=zero, added=added)
     if size.architecture is None or spec.data is None:
         reason = size.reason or "the layers of this model type are not known here"
         return StageMemory(stage, states.parameters, states.gradients, states.optimizer, None, reason=reason)
@@ -185,6 +178,28 @@ def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, work
     return StageMemory(
         stage, states.parameters, states.gradients, states.optimizer, activations.peak, reason=size.reason, at_once=peak
     )
+
+
+def training_states(size: ModelSize, train: TrainSpec, *, task: str, workers: int, zero: int, added: int = 0) -> States:
+    """Bytes of one rank's share of the weights, gradients and optimizer, on its device: what is offloaded from a GPU,
+    or to a disk, is not there.
+
+    Args:
+        added: parameters of an adapter, which alone are trained.
+    """
+    assert size.num_parameters is not None
+    count, parallel = size.num_parameters, train.parallel
+    if parallel.tensor > 1 and size.architecture is not None:
+        has_head = task != "text-classification"
+        count = parameters_of_rank(size.architecture, count, tensor=parallel.tensor, has_head=has_head)
+    parts = training_bytes(
+        count + added, workers=workers, zero=zero, precision=train.precision, num_trained=added or None
+    )
+    states = States(*parts)
+    is_elsewhere = parallel.offload == "nvme" or (parallel.offload == "cpu" and train.resources_per_worker.GPU > 0)
+    if is_elsewhere:
+        return States(0 if zero == 3 else states.parameters, states.gradients, 0)
+    return states
 
 
 def _serving(spec: RunSpec, size: ModelSize) -> StageMemory:

@@ -67,7 +67,7 @@ def bundles_of(spec: RunSpec, stage: str) -> Bundles:
     if stage in ("train", "tune") and spec.train is not None:
         count = spec.train.parallel.num_ranks
         if stage == "tune":
-            count = spec.tune.workers_per_trial if spec.tune is not None else 1
+            count = spec.ranks_per_trial
         each = spec.train.resources_per_worker
         return Bundles(count, float(each.CPU), float(each.GPU))
     if stage == "serve" and spec.serve is not None:

@@ -39,3 +39,10 @@ class RunSpec(Section):
     compress: Annotated[tuple[CompressStep, ...], ListInput] = ()
     verify: VerifySpec = VerifySpec()
     serve: ServeSpec | None = None
+
+    @property
+    def ranks_per_trial(self) -> int:
+        """Training processes of one trial of ``tune``; one worker trains alone, whatever ``train.parallel`` cuts."""
+        if self.tune is None or self.train is None or self.tune.workers_per_trial == 1:
+            return 1
+        return self.tune.workers_per_trial * self.train.parallel.tensor * self.train.parallel.pipeline

@@ -28,6 +28,7 @@ from fastserve_ray.training.job import TrainJob, build_model
 from fastserve_ray.training.precision import ScalesLoss, precision_warning, refuse_precision
 from fastserve_ray.training.schedule import learning_rate
 from fastserve_ray.training.speed import MemoryMeter, Speedometer, flops_per_token, peak_flops
+from fastserve_ray.training.strategies.offload import refuse_unavailable
 from fastserve_ray.training.strategies.protocol import MicroBatch
 from fastserve_ray.training.strategies.table import make_strategy
 from fastserve_ray.training.tensor.limits import refuse_uncuttable
@@ -57,6 +58,7 @@ class TrainingLoop:
             raise DataError("there are no training rows", key="data.train")
         self.task = load_task(job.model.task)
         self.model, self.tokenizer = build_model(job, self.dataset)
+        refuse_unavailable(self.train.parallel)
         refuse_uncuttable(self.model.config, self.train.parallel.tensor)
         self.plan = BatchPlan(len(self.dataset.train), self.train.batch_size, self.train.seed)
         self.total_steps = job.total_steps(len(self.dataset.train))

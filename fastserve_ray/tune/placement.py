@@ -33,7 +33,7 @@ def max_concurrent(spec: RunSpec) -> int | None:
     assert spec.train is not None
     if spec.tune.max_concurrent_trials is not None or spec.tune.workers_per_trial == 1:
         return spec.tune.max_concurrent_trials
-    return room_for(spec.train, spec.tune.workers_per_trial, ray.cluster_resources())
+    return room_for(spec.train, spec.ranks_per_trial, ray.cluster_resources())
 
 
 def room_for(train: TrainSpec, workers: int, present: Mapping[str, float]) -> int:

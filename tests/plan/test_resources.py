@@ -27,7 +27,8 @@ def test_each_stage_asks_for_its_own() -> None:
     assert plan.stage("tune").resources == Bundles(1, 3.0, 0.5)
     assert plan.stage("serve").resources == Bundles(1, 2.0)
     assert plan.stage("data").resources == Bundles(1, 1.0)
-    assert plan_with(train__parallel={"workers": 2, "tensor": 2}).stage("train").resources == Bundles(4, 1.0)
+    spread = plan_with(train__parallel={"workers": 2, "tensor": 2}, tune__workers_per_trial=2)
+    assert spread.stage("train").resources == spread.stage("tune").resources == Bundles(4, 1.0)
 
 
 def test_a_plan_that_fits_passes() -> None:

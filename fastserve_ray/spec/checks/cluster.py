@@ -24,7 +24,7 @@ def check_cluster(spec: RunSpec) -> Iterator[Finding]:
         yield from _room(spec, ("train", "parallel", "workers"), ranks, spec.train.resources_per_worker, "train")
         if spec.tune is not None:
             trial: Path = ("tune", "workers_per_trial")
-            yield from _room(spec, trial, spec.tune.workers_per_trial, spec.train.resources_per_worker, "train")
+            yield from _room(spec, trial, spec.ranks_per_trial, spec.train.resources_per_worker, "train")
     if spec.serve is not None:
         path: Path = ("serve", "autoscaling_config", "min_replicas")
         replicas = spec.serve.autoscaling_config.min_replicas

@@ -49,11 +49,15 @@ class SingleStrategy:
         self.module.train()
         scale = float(self._world.data_size)  # an exchange takes the mean, and the loss is a sum
         own_loss = self._passes.train(self._model, micro_batches, self._backward, scale)
+        self.update(learning_rate)
+        return own_loss
+
+    def update(self, learning_rate: float) -> None:
+        """Clip, change the weights, and drop the gradients."""
         self._clip()
         set_learning_rate(self._optimizer, learning_rate)
         self._scaler.step(self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)
-        return own_loss
 
     def _backward(self, loss: torch.Tensor, is_last: bool) -> None:
         with self._exchange(is_last):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from fastserve_ray.training.checkpoint.sharded import load_zero, zero_slices
+from fastserve_ray.training.strategies.offload import offload_settings
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
 from fastserve_ray.training.strategies.passes import Passes
 from fastserve_ray.training.tensor.cutting import cut_model
@@ -59,9 +60,13 @@ class ZeroStrategy:
     def train_step(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> float:
         self._engine.train()
         own_loss = self._passes.train(self._engine, micro_batches, self._backward, float(self._world.data_size))
+        self.update(learning_rate)
+        return own_loss
+
+    def update(self, learning_rate: float) -> None:
+        """Clip, change the weights, and drop the gradients."""
         set_learning_rate(self._optimizer, learning_rate)
         self._engine.step()
-        return own_loss
 
     def _backward(self, loss: torch.Tensor, is_last: bool) -> None:
         """DeepSpeed counts micro batches in ``step``, and updates in the last one only."""
@@ -150,7 +155,9 @@ def deepspeed_config(train: TrainSpec) -> dict[str, Any]:
             "overlap_comm": False,
             "contiguous_gradients": True,
             "stage3_param_persistence_threshold": 0,
+            **offload_settings(train.parallel),
         },
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": train.precision == "bf16"},
         "fp16": {"enabled": train.precision == "fp16", "loss_scale_window": GOOD_STEPS, "hysteresis": 1},
         "wall_clock_breakdown": False,
