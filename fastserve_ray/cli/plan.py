@@ -117,6 +117,7 @@ def _print(
     from rich.table import Table
 
     from fastserve_ray.plan.fit import misfits
+    from fastserve_ray.plan.pipeline import idle_warning
 
     output = console()
     stages = Table(box=box.SIMPLE_HEAD, title=f"{plan.spec.name}: stages", title_justify="left")
@@ -136,6 +137,8 @@ def _print(
     if plan.spec.train is not None:
         train = plan.spec.train
         output.print(f"micro batch: {train.rows_per_pass} sequences, {train.passes_per_step} in a step on each worker")
+        if (warning := idle_warning(train)) is not None:
+            output.print(warning, style="yellow")
     for item in memory:
         if item.reason is not None:
             output.print(f"{item.stage}: not all is known: {item.reason}", style="dim")

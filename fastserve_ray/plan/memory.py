@@ -15,6 +15,7 @@ w is 4 bytes in fp32 and 2 in bf16 and fp16. The table is section 3 and figure 1
 2020, arXiv 1910.02054; its K = 12 is the 8 + 4 here); DeepSpeed keeps the fp32 master copy (the 4) in fp32 training
 too. Without ZeRO, both are autocast over fp32 weights.
 
+A stage of a pipeline holds its own part of P, and tied embeddings on the first and the last (``plan/pipeline.py``).
 With an adapter, gradients and optimizer are those of its few parameters.
 
 What is kept of a forward pass is counted in ``plan/activations.py``, the peak of all of it in ``plan/peak.py``.
@@ -29,6 +30,7 @@ from fastserve_ray.plan.activations import AUTOCAST, FULL, HALF, Activations, Ba
 from fastserve_ray.plan.model_size import ModelSize, model_size
 from fastserve_ray.plan.parameters import parameters_of_rank
 from fastserve_ray.plan.peak import States, training_peak
+from fastserve_ray.plan.pipeline import heaviest_stage, stage_sizes
 from fastserve_ray.plan.trained import adapter_parameters
 
 if TYPE_CHECKING:
@@ -131,10 +133,10 @@ def train_activations(
 
 
 def number_format(train: TrainSpec) -> NumberFormat:
-    """DeepSpeed turns the model itself into 16 bits; elsewhere that is autocast."""
+    """DeepSpeed turns the model itself into 16 bits; elsewhere, and in a pipeline, that is autocast."""
     if train.precision == "fp32":
         return FULL
-    return HALF if train.parallel.zero else AUTOCAST
+    return HALF if train.parallel.zero and train.parallel.pipeline == 1 else AUTOCAST
 
 
 def kv_cache_bytes(model: Architecture, *, tokens: int, width: int) -> int:
@@ -167,6 +169,8 @@ def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, work
         batch=rows,
         length=spec.data.max_length,
     )
+    if stage == "train" and train.parallel.pipeline > 1:
+        return _pipeline(spec, train, size.architecture, activations)
     peak = training_peak(
         states,
         activations,
@@ -200,6 +204,15 @@ def training_states(size: ModelSize, train: TrainSpec, *, task: str, workers: in
     if is_elsewhere:
         return States(0 if zero == 3 else states.parameters, states.gradients, 0)
     return states
+
+
+def _pipeline(spec: RunSpec, train: TrainSpec, model: Architecture, activations: Activations) -> StageMemory:
+    """Of the stage that needs the most; nothing is known of more stages than layers, which are refused."""
+    if train.parallel.pipeline > model.num_layers:
+        return StageMemory("train", None, None, None, None, reason="there are more stages than layers")
+    sizes = stage_sizes(model, spec.model.task, train.parallel.pipeline, spec.model.num_labels or 2)
+    states, kept, peak = heaviest_stage(model, train, activations, sizes=sizes, num_micro_batches=train.passes_per_step)
+    return StageMemory("train", states.parameters, states.gradients, states.optimizer, kept.peak, at_once=peak)
 
 
 def _serving(spec: RunSpec, size: ModelSize) -> StageMemory:

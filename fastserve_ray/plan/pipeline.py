@@ -1,11 +1,24 @@
-"""How the layers of a model are shared out over the stages of a pipeline."""
+"""How the layers of a model are shared out over the stages of a pipeline, and what the heaviest stage holds."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from fastserve_ray.plan.activations import Activations
+from fastserve_ray.plan.parameters import CLASSIFICATION, count_parameters
+from fastserve_ray.plan.peak import States, training_peak
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from fastserve_ray.plan.architecture import Architecture
+    from fastserve_ray.spec.train import TrainSpec
+
+_FP32 = 4
+_ADAM = 8
+_LOSS_KEPT = 3
+"""A third of the bytes of a loss, the logarithms of the probabilities, waits for the backward pass."""
 
 
 def share_out(layers: Sequence[float], num_stages: int, *, first: float = 0.0, last: float = 0.0) -> tuple[range, ...]:
@@ -36,3 +49,76 @@ def share_out(layers: Sequence[float], num_stages: int, *, first: float = 0.0, l
         }
     stops = dearest[len(layers)][1]
     return tuple(range(start, stop) for start, stop in zip([0, *stops], stops, strict=False))
+
+
+def idle_share(num_stages: int, num_micro_batches: int) -> float:
+    """How much of its time a stage waits while the pipeline fills and drains (GPipe, arXiv 1811.06965, section 2.3)."""
+    return (num_stages - 1) / (num_micro_batches + num_stages - 1)
+
+
+def idle_warning(train: TrainSpec) -> str | None:
+    """For fewer micro batches than stages: some stage always waits."""
+    stages, number = train.parallel.pipeline, train.passes_per_step
+    if number >= stages:
+        return None
+    return (
+        f"{number} micro batches for {stages} stages: each waits {idle_share(stages, number):.0%} of the time; "
+        f"set train.gradient_accumulation_steps to {stages} or more"
+    )
+
+
+@dataclass(frozen=True)
+class StageSize:
+    """What one stage holds."""
+
+    num_layers: int
+    num_parameters: int
+
+
+def stage_sizes(model: Architecture, task: str, num_stages: int, num_labels: int = 2) -> tuple[StageSize, ...]:
+    """Layers and parameters of every stage. Tied embeddings are held by the first and by the last one."""
+    bare = count_parameters(replace(model, num_layers=0), task, num_labels)
+    layer = (count_parameters(model, task, num_labels) - bare) // model.num_layers
+    tables = model.vocab_size + (0 if model.family == "llama" else model.num_positions + model.type_vocab_size)
+    first = (tables + (2 if model.family == "bert" else 0)) * model.hidden_size  # BERT's embeddings have a norm
+    is_tied = task != CLASSIFICATION and model.has_tied_embeddings
+    last = bare - first + (model.vocab_size * model.hidden_size if is_tied else 0)
+    shares = share_out([float(layer)] * model.num_layers, num_stages, first=first, last=last)
+    ends = [0] * num_stages
+    ends[0] += first
+    ends[-1] += last
+    return tuple(StageSize(len(share), len(share) * layer + end) for share, end in zip(shares, ends, strict=True))
+
+
+def heaviest_stage(
+    model: Architecture, train: TrainSpec, one: Activations, *, sizes: Sequence[StageSize], num_micro_batches: int
+) -> tuple[States, Activations, int]:
+    """States, activations and their peak, in bytes, on the stage that needs the most.
+
+    Args:
+        one: activations of one micro batch in the whole model.
+        sizes: of all stages.
+        num_micro_batches: that go through in one optimizer step.
+    """
+    found = []
+    for number, size in enumerate(sizes):
+        distance = len(sizes) - number
+        kept = num_micro_batches if train.parallel.schedule == "gpipe" else min(distance, num_micro_batches)
+        loss = one.loss + (kept - 1) * one.loss // _LOSS_KEPT if distance == 1 else 0
+        part = Activations(
+            layers=kept * one.layers * size.num_layers // model.num_layers,
+            working=one.working,
+            outside=kept * one.outside,
+            loss=loss,
+        )
+        weights, sharers = _FP32 * size.num_parameters, train.parallel.workers if train.parallel.zero else 1
+        states = States(weights, weights, -(-_ADAM * size.num_parameters // sharers))
+        peak = training_peak(
+            states,
+            part,
+            replace(model, num_layers=size.num_layers),
+            keeps_gradients=True,
+            on_gpu=train.resources_per_worker.GPU > 0,
+        )
+        found.append((states, part, peak))
+    return max(found, key=lambda item: item[2])

@@ -34,6 +34,10 @@ class ParallelSpec(Section):
     """Order of a pipeline's micro batches: all forward passes first (gpipe, arXiv 1811.06965), or one forward, one
     backward (1f1b, arXiv 1806.03377), which keeps fewer activations."""
 
+    balance_stages: Literal["parameters", "time"] = "parameters"
+    """What the largest stage has the least of: parameters, or seconds of a forward and backward pass, measured on one
+    worker when training starts, where the whole model must fit for that moment."""
+
     @property
     def num_ranks(self) -> int:
         """Ray Train actors in all."""

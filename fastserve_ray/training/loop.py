@@ -15,6 +15,7 @@ import torch
 
 from fastserve_ray.data.dataset import PreparedDataset
 from fastserve_ray.errors import DataError
+from fastserve_ray.plan.pipeline import idle_warning
 from fastserve_ray.tasks.evaluate import to_device
 from fastserve_ray.tasks.packed import MIXES_DOCUMENTS, keeps_documents_apart
 from fastserve_ray.tasks.table import load_task
@@ -75,7 +76,7 @@ class TrainingLoop:
         """
         with memory_errors(self.train):
             refuse_precision(self.train.precision, self.world.device)
-            self._warn_about_precision()
+            self._warn_about_settings()
             self._warn_about_packing()
             sample, _ = self._collate(np.zeros(1, dtype=np.int64))
             flops = flops_per_token(self.model, self.dataset.info.max_length)
@@ -199,10 +200,10 @@ class TrainingLoop:
         if is_packed and self.hooks.warn is not None and self.world.is_first and not keeps_documents_apart(self.model):
             self.hooks.warn(MIXES_DOCUMENTS)
 
-    def _warn_about_precision(self) -> None:
-        warning = precision_warning(self.train.precision, self.world.device)
-        if warning is not None and self.hooks.warn is not None and self.world.is_first:
-            self.hooks.warn(warning)
+    def _warn_about_settings(self) -> None:
+        for warning in (precision_warning(self.train.precision, self.world.device), idle_warning(self.train)):
+            if warning is not None and self.hooks.warn is not None and self.world.is_first:
+                self.hooks.warn(warning)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -91,6 +91,7 @@ def choice(*values: object) -> dict[str, Any]:
             "train.parallel.offload_folder",
             "no folder",
         ),
+        ({"train/parallel/balance_stages": "time"}, "train.parallel.balance_stages", "there is one stage"),
         ({"train/parallel/offload_folder": "/mnt"}, "train.parallel.offload_folder", "nothing goes there"),
         (
             {"train/parallel/offload": "cpu", "train/parallel/tensor": 2},

@@ -123,15 +123,19 @@ def run_case(case: Case, world: World, folder: Path) -> Outcome:
 
 
 def replicas_agree(model: torch.nn.Module) -> bool:
-    """Of parameters that are not cut; all ranks call it."""
+    """Of parameters that are not cut, on the ranks that hold them; all ranks call it."""
     import torch.distributed as dist
 
     from fastserve_ray.training.tensor.norm import is_cut
 
-    own = [parameter.detach().float().numpy().tobytes() for parameter in model.parameters() if not is_cut(parameter)]
-    digests: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(digests, hashlib.sha256(b"".join(own)).hexdigest())
-    return len(set(digests)) == 1
+    own = {
+        name: hashlib.sha256(parameter.detach().float().numpy().tobytes()).hexdigest()
+        for name, parameter in model.named_parameters()
+        if not is_cut(parameter) and not parameter.is_meta
+    }
+    every: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(every, own)
+    return all(other.get(name, digest) == digest for name, digest in own.items() for other in every)
 
 
 def save_parts(folder: Path, step: int, snapshot: Snapshot) -> None:

@@ -28,6 +28,7 @@ def check_parallel(spec: RunSpec) -> Iterator[Finding]:
     parallel = spec.train.parallel
     yield from _products(parallel)
     yield from _offload(parallel)
+    yield from _unused(parallel)
     if spec.model.config is not None:
         yield from _family(parallel, spec.model.config)
         yield from _heads(parallel, spec.model.config)
@@ -53,6 +54,12 @@ def _products(parallel: ParallelSpec) -> Iterator[Finding]:
             "one of the two; either goes with workers",
             uses=((*_AT, "tensor"),),
         )
+
+
+def _unused(parallel: ParallelSpec) -> Iterator[Finding]:
+    if parallel.pipeline == 1 and parallel.balance_stages != "parameters":
+        at = (*_AT, "balance_stages")
+        yield Finding(at, "there is one stage", parallel.balance_stages, "with pipeline: 2 or more")
 
 
 def _offload(parallel: ParallelSpec) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from fastserve_ray.training.checkpoint.place import Place
 from fastserve_ray.training.checkpoint.slices import BUFFER, WEIGHT, Slice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from fastserve_ray.training.checkpoint.reader import CheckpointReader
 
@@ -37,7 +37,20 @@ def plain_slices(
         share: rank and size of a group that holds the same; each writes a part of every tensor.
         place_of: where a parameter of ``module`` lies in the parameter of the same name of the unwrapped model.
     """
-    for name, parameter in module.named_parameters():
+    yield from parameter_slices(module.named_parameters(), optimizer, share=share, place_of=place_of)
+    if share[0] == 0:
+        yield from buffer_slices(module)
+
+
+def parameter_slices(
+    named: Iterable[tuple[str, torch.nn.Parameter]],
+    optimizer: torch.optim.Optimizer,
+    *,
+    share: tuple[int, int] = (0, 1),
+    place_of: PlaceOf = whole_place,
+) -> Iterator[Slice]:
+    """Those of ``named`` that are trained, with their optimizer state; see ``plain_slices``."""
+    for name, parameter in named:
         if not parameter.requires_grad:
             continue
         whole = place_of(name, parameter.shape)
@@ -48,8 +61,6 @@ def plain_slices(
                 yield Slice(kind, name, place, value.reshape(-1).narrow(0, place.start - whole.start, place.numel))
             elif share[0] == 0:
                 yield scalar_slice(kind, name, value)
-    if share[0] == 0:
-        yield from buffer_slices(module)
 
 
 def load_plain(
@@ -64,15 +75,27 @@ def load_plain(
     Raises:
         TrainingError: the checkpoint is of another model.
     """
-    for name, parameter in module.named_parameters():
+    load_parameters(module.named_parameters(), optimizer, checkpoint, place_of=place_of)
+    load_buffers(module, checkpoint)
+
+
+def load_parameters(
+    named: Iterable[tuple[str, torch.nn.Parameter]],
+    optimizer: torch.optim.Optimizer,
+    checkpoint: CheckpointReader,
+    *,
+    place_of: PlaceOf = whole_place,
+) -> None:
+    """Those of ``named`` that are trained, and the state of those that ``optimizer`` updates; see ``load_plain``."""
+    updated = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in named:
         if not parameter.requires_grad:
             continue
         place = place_of(name, parameter.shape)
         values = checkpoint.cut(WEIGHT, name, place)
         parameter.data.copy_(values.view(parameter.shape))
-        for kind in checkpoint.optimizer_kinds(name):
+        for kind in checkpoint.optimizer_kinds(name) if id(parameter) in updated else []:
             optimizer.state[parameter][kind] = _state(checkpoint, kind, name, place, parameter)
-    load_buffers(module, checkpoint)
 
 
 def _state(checkpoint: CheckpointReader, kind: str, name: str, place: Place, parameter: torch.Tensor) -> torch.Tensor:
@@ -89,7 +112,7 @@ def scalar_slice(kind: str, name: str, value: torch.Tensor | float) -> Slice:
 
 
 def buffer_slices(module: torch.nn.Module) -> Iterator[Slice]:
-    """Buffers that a state dict holds."""
+    """Buffers that a state dict holds, and that are here."""
     for name, buffer in _buffers(module).items():
         yield Slice(BUFFER, name, Place.whole(buffer.shape), buffer)
 
@@ -101,4 +124,4 @@ def load_buffers(module: torch.nn.Module, checkpoint: CheckpointReader) -> None:
 
 def _buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     kept = module.state_dict()
-    return {name: buffer for name, buffer in module.named_buffers() if name in kept}
+    return {name: buffer for name, buffer in module.named_buffers() if name in kept and not buffer.is_meta}

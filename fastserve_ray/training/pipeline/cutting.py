@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fastserve_ray.training.pipeline.families import CutPlan
+    from fastserve_ray.training.pipeline.timing import Costs
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Pieces:
             exit=_present(base, plan.exit) + heads,
         )
 
-    def shares(self, num_stages: int) -> tuple[range, ...]:
-        """Layers of each stage, balanced by parameters.
+    def shares(self, num_stages: int, costs: Costs | None = None) -> tuple[range, ...]:
+        """Layers of each stage, balanced by parameters, or by ``costs``.
 
         Raises:
             ModelError: fewer layers than stages.
@@ -59,6 +60,8 @@ class Pieces:
                 allowed=f"at most {len(self.layers)}",
                 key="train.parallel.pipeline",
             )
+        if costs is not None:
+            return share_out(costs.layers, num_stages, first=costs.first, last=costs.last)
         layers = [count_parameters([layer]) for layer in self.layers]
         return share_out(layers, num_stages, first=count_parameters(self.entry), last=count_parameters(self.exit))
 

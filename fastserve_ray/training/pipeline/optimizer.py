@@ -30,6 +30,8 @@ def make_stage_optimizer(
         parameters = [parameter for parameter in group["params"] if id(parameter) in own]
         if parameters:
             groups.append({**group, "params": parameters})
+    if not groups:  # all of this stage is frozen
+        return torch.optim.AdamW([{"params": []}])
     if zero == 1 and world.data_group is not None:
         return ZeroRedundancyOptimizer(
             groups, torch.optim.AdamW, process_group=world.data_group, lr=whole.defaults["lr"]

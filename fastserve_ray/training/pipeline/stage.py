@@ -101,7 +101,8 @@ class Stage:
 
     def _backward(self, received: torch.Tensor | None, output: torch.Tensor) -> None:
         gradient = None if self.is_last else self._up.receive(tuple(output.shape)).to(output.dtype)
-        torch.autograd.backward(output, gradient)
+        if output.requires_grad:  # not on a first stage that is frozen
+            torch.autograd.backward(output, gradient)
         if received is not None:
             assert received.grad is not None
             self._up.send(received.grad)

@@ -12,20 +12,26 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from fastserve_ray.training.checkpoint.plain import buffer_slices, load_buffers, load_parameters, parameter_slices
 from fastserve_ray.training.pipeline.channel import make_channels
 from fastserve_ray.training.pipeline.cutting import Pieces, cut, held_parameters, move_to
 from fastserve_ray.training.pipeline.gradients import TiedWeights, clip_gradients, sum_gradients
 from fastserve_ray.training.pipeline.optimizer import make_stage_optimizer, own_optimizer
 from fastserve_ray.training.pipeline.stage import Stage
+from fastserve_ray.training.pipeline.timing import measure_costs
 from fastserve_ray.training.precision import autocast
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
 from fastserve_ray.training.strategies.protocol import Sums
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pydantic import JsonValue
 
     from fastserve_ray.spec import TrainSpec
+    from fastserve_ray.training.checkpoint.reader import CheckpointReader
+    from fastserve_ray.training.checkpoint.slices import Slice
+    from fastserve_ray.training.pipeline.timing import Costs
     from fastserve_ray.training.strategies.protocol import Batch, MicroBatch, Objective
     from fastserve_ray.training.world import World
 
@@ -43,13 +49,17 @@ class PipelineStrategy:
         self._max_grad_norm = float(train.max_grad_norm)
         self.module = model
         pieces = Pieces.of(model)
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._origins = origins(model)
         whole = make_adamw(model, train)  # groups go by the names of the whole model
         stage, count = world.pipeline_rank, world.pipeline_size
         is_first, is_last = stage == 0, stage == count - 1
         tied = pieces.tied() if is_first or is_last else []
-        cut(pieces, pieces.shares(count)[stage], is_first=is_first, is_last=is_last)
+        costs = self._costs(pieces, train, objective, sample) if train.parallel.balance_stages == "time" else None
+        cut(pieces, pieces.shares(count, costs)[stage], is_first=is_first, is_last=is_last)
         move_to(model, world.device)
         self._held = held_parameters(model)
+        self._names = {parameter: self._names[parameter] for parameter in self._held}
         self._tied = TiedWeights(tied, self._group, is_first=is_first)
         self._optimizer = make_stage_optimizer(whole, self._held, world, zero=train.parallel.zero)
         self._stage = Stage(
@@ -60,6 +70,24 @@ class PipelineStrategy:
             num_stages=count,
             autocast=lambda: autocast(train.precision, world.device),
         )
+        self._of_last_stage(0.0)  # all ranks must join the first collective of a group; tied weights are sent by two
+
+    def _costs(self, pieces: Pieces, train: TrainSpec, objective: Objective, sample: Batch) -> Costs:
+        """Measured on rank 0 with micro batches of copies of the sample, for all ranks. The whole model goes to the
+        device for it."""
+        found: list[Costs | None] = [None]
+        if self._world.is_first:
+            self.module.to(self._world.device).train()
+            batch = {name: values.repeat_interleave(train.rows_per_pass, 0) for name, values in sample.items()}
+
+            def loss() -> torch.Tensor:
+                with autocast(train.precision, self._world.device):
+                    return objective.loss(self.module, batch).total
+
+            found = [measure_costs(pieces, loss, self._world.device)]
+        dist.broadcast_object_list(found, src=0)
+        assert found[0] is not None
+        return found[0]
 
     def train_step(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> float:
         self.module.train()
@@ -87,27 +115,41 @@ class PipelineStrategy:
         dist.all_reduce(tensor, group=self._group)
         return [float(value) for value in tensor.tolist()]
 
-    def save(self, folder: Path) -> None:
-        """Weights from data rank 0 of each stage; optimizer state from all that hold a part of it."""
-        is_writer = self._world.data_rank == 0
-        weights = {name: tensor for name, tensor in self.module.state_dict().items() if not tensor.is_meta}
-        state = {"model": weights if is_writer else {}, "optimizer": own_optimizer(self._optimizer).state_dict()}
-        torch.save(state, folder / f"pipeline-{self._world.rank}.pt")
+    def slices(self) -> Iterator[Slice]:
+        """Workers that hold the same stage write a share each; with ZeRO 1, each the parameters that it updates. The
+        second copy of tied weights is left out."""
+        rank, size = self._world.data_rank, self._world.data_size
+        optimizer = own_optimizer(self._optimizer)
+        left_out = {id(parameter) for parameter in self._tied.copies}
+        if optimizer is not self._optimizer:
+            rank, size = 0, 1
+            updated = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            left_out |= {id(parameter) for parameter in self._held} - updated
+        named = [(name, parameter) for name, parameter in self._named() if id(parameter) not in left_out]
+        yield from parameter_slices(named, optimizer, share=(rank, size))
+        if self._world.data_rank == 0:
+            yield from buffer_slices(self.module)
 
-    def load(self, folder: Path) -> None:
-        first = self._world.rank - self._world.data_rank * self._world.tensor_size
-        for rank, part in ((first, "model"), (self._world.rank, "optimizer")):
-            state = torch.load(folder / f"pipeline-{rank}.pt", map_location=self._world.device, weights_only=True)
-            if part == "model":
-                self.module.load_state_dict(state[part], strict=False)
-            else:
-                own_optimizer(self._optimizer).load_state_dict(state[part])
+    def state(self) -> dict[str, JsonValue]:
+        return {}
+
+    def load(self, checkpoint: CheckpointReader) -> None:
+        load_parameters(self._named(), own_optimizer(self._optimizer), checkpoint)
+        load_buffers(self.module, checkpoint)
+
+    def _named(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """What this stage holds, under the names of the whole model."""
+        return ((self._names[parameter], parameter) for parameter in self._held)
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
-        """Stage by stage to rank 0; data rank 0 of each stage sends."""
+        """Stage by stage to rank 0; data rank 0 of each stage sends. Names of tied weights share a tensor."""
         if self._world.data_rank > 0:
             return None
-        own = {name: tensor for name, tensor in self.module.state_dict().items() if not tensor.is_meta}
+        own = {
+            name: tensor
+            for name, tensor in self.module.state_dict().items()
+            if not tensor.is_meta and self._origins[name] == name
+        }
         names: list[list[str]] = [[] for _ in range(self._world.pipeline_size)]
         dist.all_gather_object(names, list(own), group=self._group)
         if not self._world.is_first:
@@ -121,7 +163,14 @@ class PipelineStrategy:
                 buffer = torch.empty_like(shapes[name], device=self._world.device)
                 dist.recv(buffer, group_src=stage, group=self._group)
                 found[name] = buffer.cpu()
-        return {name: found[name] for name in shapes}
+        return {name: found[self._origins[name]] for name in shapes}
+
+
+def origins(model: torch.nn.Module) -> dict[str, str]:
+    """For every name in the state dict the first one of the same tensor: tied weights have several."""
+    first: dict[int, str] = {}
+    state = model.state_dict(keep_vars=True)
+    return {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
 
 
 def stage_seed(seed: int, stage: int) -> int:

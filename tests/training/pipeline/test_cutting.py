@@ -19,6 +19,7 @@ from fastserve_ray.tasks.table import load_task
 from fastserve_ray.training.pipeline.cutting import Pieces, count_parameters, cut, held_parameters
 from fastserve_ray.training.pipeline.families import CUT_PLANS
 from fastserve_ray.training.pipeline.stage import Stage
+from fastserve_ray.training.pipeline.timing import measure_costs
 from fastserve_ray.training.strategies.protocol import MicroBatch, Sums
 
 if TYPE_CHECKING:
@@ -177,3 +178,41 @@ def test_a_model_without_a_plan_is_refused_by_name() -> None:
 def test_more_stages_than_layers_are_refused() -> None:
     with pytest.raises(ModelError, match="more stages than layers"):
         Pieces.of(make("gpt2")).shares(6)
+
+
+class Clock:
+    """One second passes whenever it is looked at."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1
+        return self.seconds
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_a_slow_layer_gets_a_stage_of_its_own_when_time_is_balanced(
+    name: str, *, recomputes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("fastserve_ray.training.pipeline.timing.perf_counter", clock)
+    task = load_task("text-generation")
+    model: Any = make(name).train()
+    if recomputes:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    pieces = Pieces.of(model)
+
+    def dawdle(*_: object) -> None:
+        clock.seconds += 10
+
+    pieces.layers[3].register_forward_hook(dawdle)
+    batch = task.collate(padded_rows(), 0)
+    costs = measure_costs(pieces, lambda: task.loss(model, batch).total, "cpu")
+    others = 3 if recomputes else 2  # forward, again, backward
+    assert costs.layers == [others, others, others, others + (20 if recomputes else 10), others]
+    assert (costs.first, costs.last) == (2, 2)
+    assert range(3, 4) in pieces.shares(3, costs)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(layer.gradient_checkpointing == recomputes for layer in pieces.layers)
