@@ -24,6 +24,7 @@ CHOSEN = (
     "bert, no dropout",
     "bert, checkpointing",
     "llama, bf16",
+    "llama, LoRA",
 )
 
 
