@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastserve_ray.training.checkpoint.plain import load_plain, plain_slices
 from fastserve_ray.training.precision import LossScaler, autocast
+from fastserve_ray.training.strategies.held import HeldBytes, plain_bytes
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
 from fastserve_ray.training.strategies.passes import Passes
 from fastserve_ray.training.tensor.cutting import cut_model
@@ -58,6 +59,10 @@ class SingleStrategy:
         set_learning_rate(self._optimizer, learning_rate)
         self._scaler.step(self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)
+
+    def held_bytes(self) -> HeldBytes:
+        """What this rank holds now."""
+        return plain_bytes(self.module, self._optimizer)
 
     def _backward(self, loss: torch.Tensor, is_last: bool) -> None:
         with self._exchange(is_last):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from fastserve_ray.training.checkpoint.sharded import load_zero, zero_slices
+from fastserve_ray.training.strategies.held import HeldBytes, zero_bytes
 from fastserve_ray.training.strategies.offload import offload_settings
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
 from fastserve_ray.training.strategies.passes import Passes
@@ -67,6 +68,10 @@ class ZeroStrategy:
         """Clip, change the weights, and drop the gradients."""
         set_learning_rate(self._optimizer, learning_rate)
         self._engine.step()
+
+    def held_bytes(self) -> HeldBytes:
+        """What this rank holds now."""
+        return zero_bytes(self._engine)
 
     def _backward(self, loss: torch.Tensor, is_last: bool) -> None:
         """DeepSpeed counts micro batches in ``step``, and updates in the last one only."""
