@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,6 +32,19 @@ class RunRecord(BaseModel):
     process_id: int
     host: str
     fastserve_version: str
+
+    @property
+    def is_alive(self) -> bool | None:
+        """Whether its process is there; None for one of another machine."""
+        if self.host != socket.gethostname():
+            return None
+        try:
+            os.kill(self.process_id, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
 
 
 def write_run(storage: Storage, record: RunRecord) -> None:

@@ -20,6 +20,7 @@ class Event:
     stage_progress(step, total, loss?, tokens_per_second?, step_seconds?, mfu?, memory_bytes?, learning_rate?,
     message?), stage_metrics(metrics),
     stage_finished(artifact, seconds, metrics), stage_failed(error), trial_finished(trial, parameters, metrics),
+    checkpoint_written(step, seconds, megabytes), shares_changed(step, shares, gain, seconds_before, seconds_after),
     warning(message), served(url, ...).
     """
 

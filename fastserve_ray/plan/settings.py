@@ -1,8 +1,9 @@
 """Which keys of the spec decide which stage's result.
 
 What only changes speed, place or messages is left out: ``storage``, ``cluster``, most of ``serve``, logging,
-checkpoints, retries, the resources of a worker. The number of workers and the ZeRO stage stay in: they change the
-order of sums, and with it the last digits of every weight.
+checkpoints, retries, the resources of a worker. The number of workers and the ZeRO stage stay in for a trained model:
+they change the order of sums, and with it the last digits of every weight. What a search finds and what a checkpoint
+holds does not hang on last digits: there they are left out.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ _DATA_MODEL = (
     "model.chat_template",
 )
 _TRAIN_SPEED = frozenset({"checkpoint", "logging_steps", "max_failures", "resources_per_worker", "eval_every_steps"})
+_LAYOUT = frozenset(
+    {"parallel", "balance", "micro_batch_size", "gradient_accumulation_steps", "gradient_checkpointing"}
+)
+"""Keys of ``train`` that decide who computes what, and change results by rounding alone."""
 _TUNE_SPEED = frozenset({"max_concurrent_trials"})
 _ENGINE = ("serve.engine.kind", "serve.engine.dtype")
 
@@ -36,6 +41,12 @@ def stage_settings(spec: RunSpec, stage: str) -> dict[str, JsonValue]:
     """The keys that decide ``stage``, by dotted path, with defaults filled in."""
     data = spec.model_dump(mode="json")
     return dict(_SETTINGS[stage](data))
+
+
+def resume_settings(spec: RunSpec) -> dict[str, JsonValue]:
+    """The keys that decide what ``train`` learns, however it is spread: a checkpoint of the same ones can be gone on
+    from."""
+    return dict(_learning(spec.model_dump(mode="json")))
 
 
 def _data(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
@@ -54,8 +65,13 @@ def _train(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
     yield from _section(data, "train", leave_out=_TRAIN_SPEED)
 
 
+def _learning(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
+    yield from _pick(data, _MODEL)
+    yield from _section(data, "train", leave_out=_TRAIN_SPEED | _LAYOUT)
+
+
 def _tune(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
-    yield from _train(data)
+    yield from _learning(data)
     yield from _section(data, "tune", leave_out=_TUNE_SPEED)
     if any(key.startswith("compress.") for key in data["tune"]["parameters"]):
         yield "compress", data["compress"]

@@ -52,6 +52,8 @@ class PlannedStage:
     """The keys of the spec that decide the result, by dotted path."""
     resources: Bundles
     """What it reserves while it runs."""
+    fingerprints: Mapping[str, JsonValue]
+    """Identities of the outside inputs that it reads, by the key that names them."""
 
     @property
     def spec_keys(self) -> tuple[str, ...]:
@@ -102,15 +104,16 @@ def plan_run(spec: RunSpec, *, fingerprint: Fingerprint = fingerprint_inputs) ->
     stages = []
     for name, inputs in stage_inputs(spec).items():
         settings = stage_settings(spec, name)
+        known = {key: fingerprints[key] for key in _INPUT_KEYS.get(name, ()) if key in fingerprints}
         digests[name] = stage_digest(
             name,
             settings=settings,
             parents={parent: digests[parent] for parent in inputs},
-            fingerprints={key: fingerprints[key] for key in _INPUT_KEYS.get(name, ()) if key in fingerprints},
+            fingerprints=known,
         )
         stages.append(
             PlannedStage(
-                name, digests[name], artifact_id(name, digests[name]), inputs, settings, bundles_of(spec, name)
+                name, digests[name], artifact_id(name, digests[name]), inputs, settings, bundles_of(spec, name), known
             )
         )
     return Plan(spec, tuple(stages))

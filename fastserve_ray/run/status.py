@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -98,18 +96,8 @@ def _state(record: RunRecord, events: list[Event]) -> RunState:
         return "failed"
     if "run_finished" in kinds:
         return "finished"
-    if record.host != socket.gethostname():
+    if record.is_alive is None:
         return "unknown"
-    if not _is_alive(record.process_id):
+    if not record.is_alive:
         return "killed"
     return "serving" if "served" in kinds else "running"
-
-
-def _is_alive(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -98,6 +98,9 @@ class TrainSpec(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     parallel: ParallelSpec = ParallelSpec()
+    balance: Literal["even", "measured"] = "even"
+    """measured: data-parallel workers get shares of a batch by their measured speed, for machines that are not alike.
+    A fast one gets at most twice the even share. The result is the same within rounding."""
     resources_per_worker: WorkerResources = WorkerResources()
     eval_every_steps: PositiveInt | None = None
     """Evaluate on the validation rows this often besides at the end; left out: only at the end of each epoch."""

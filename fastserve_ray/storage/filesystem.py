@@ -11,9 +11,10 @@ import os
 import re
 import time
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from pyarrow import fs
 
@@ -22,6 +23,8 @@ from fastserve_ray.storage import local
 from fastserve_ray.storage.causes import storage_errors, without_secrets
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pydantic import JsonValue
 
 _LIST_TRIES = 5
@@ -95,6 +98,14 @@ class Storage:
                 local.write_atomically(Path(self._full(path)), data)
             else:
                 self._write_remote(path, data)
+
+    @contextmanager
+    def open_output(self, path: str) -> Iterator[IO[bytes]]:
+        """A stream to a new file, with the folders above it; not atomic: a reader may see it half-written."""
+        with storage_errors("write", self.where(path)):
+            self._make_parent(path)
+            with self.filesystem.open_output_stream(self._full(path)) as stream:
+                yield stream
 
     def read_json(self, path: str) -> JsonValue:
         """The file as JSON."""

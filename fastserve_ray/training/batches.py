@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastserve_ray.data.order import global_order
+from fastserve_ray.training.balance.shares import cut_points
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from fastserve_ray.training.balance.shares import Shares
 
 
 class BatchPlan:
@@ -37,7 +40,14 @@ class BatchPlan:
             self._order_epoch = epoch
         return self._order[position * self._batch_size : (position + 1) * self._batch_size]
 
-    def micro_batches(self, step: int, *, rank: int, size: int, accumulation: int) -> list[NDArray[np.int64]]:
-        """The share of worker ``rank``, cut into ``accumulation`` parts; parts of a small last batch may be empty."""
-        share = np.array_split(self.global_batch(step), size)[rank]
-        return list(np.array_split(share, accumulation))
+    def micro_batches(
+        self, step: int, *, rank: int, size: int, accumulation: int, shares: Shares | None = None
+    ) -> list[NDArray[np.int64]]:
+        """The share of worker ``rank``, cut into ``accumulation`` parts; parts of a small last batch may be empty.
+
+        Args:
+            shares: rows of a whole batch by worker; None: as equal as can be.
+        """
+        batch = self.global_batch(step)
+        parts = np.array_split(batch, size if shares is None else cut_points(len(batch), shares)[1:-1])
+        return list(np.array_split(parts[rank], accumulation))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from fastserve_ray.training.adapters.protocol import Adapter
+    from fastserve_ray.training.balance.policy import Change
     from fastserve_ray.training.checkpoint.slices import Snapshot
 
 
@@ -41,6 +42,8 @@ class Hooks:
     """Asked after every step; True ends training with one more evaluation."""
     on_checkpoint: Callable[[int, Snapshot], None] | None = None
     """Every ``checkpoint.every_steps``: gets the step and this worker's part of a checkpoint."""
+    on_balance: Callable[[int, Change], None] | None = None
+    """When shares of a batch change, with the steps done so far."""
     resume_from: Path | None = None
     """A folder with a checkpoint, of any strategy and any number of workers."""
     warn: Callable[[str], None] | None = None
@@ -57,7 +60,8 @@ class TrainResult:
     state_dict: dict[str, torch.Tensor] | None
     """The full weights on the CPU on worker 0, None on the others."""
     metrics: dict[str, float]
-    """``eval_*`` of the last evaluation, ``train_loss`` of the last step, ``seconds``, and what a Speedometer says."""
+    """``eval_*`` of the last evaluation, ``train_loss`` of the last step, ``seconds``,
+    ``checkpoint_seconds`` (those that steps waited for checkpoints), and what a Speedometer says."""
     num_steps: int
     """Optimizer steps in all, those before a resume included."""
     adapter: Adapter | None = None

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 from fastserve_ray.artifacts.manifest import Manifest, artifact_id
 from fastserve_ray.artifacts.registry import Registry
 from fastserve_ray.errors import FastServeError
-from fastserve_ray.plan.settings import stage_settings
+from fastserve_ray.plan.digest import stage_digest
+from fastserve_ray.plan.settings import resume_settings, stage_settings
 from fastserve_ray.storage.filesystem import Storage
+from fastserve_ray.training.checkpoint.find import CHECKPOINTS, delete_all, prepare
 from fastserve_ray.training.explain import explain_failure
-from fastserve_ray.training.snapshot import CHECKPOINTS, drop_damaged_checkpoints
 from fastserve_ray.training.work import Publication, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from pydantic import JsonValue
     from ray.train import Result, UserCallback
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -44,16 +46,18 @@ def train_on_ray(
     storage_uri: str,
     run_id: str,
     stage: str = "train",
+    fingerprints: Mapping[str, JsonValue] | None = None,
 ) -> Manifest:
     """Train ``spec.model`` on ``spec.train.parallel.num_ranks`` Ray Train workers and publish the model.
 
-    Goes on from the last checkpoint under ``checkpoints/<artifact id>`` when an earlier try left one; the result is
-    the same to the bit. Ray must be initialised.
+    Goes on from the last checkpoint that an earlier try left: one that was spread in the same way makes the result the
+    same to the bit, one with other workers or another strategy within rounding. Ray must be initialised.
 
     Args:
         dataset: artifact id of a prepared dataset.
         digest: of all that decides the result.
         parents: artifact ids by stage, for the manifest.
+        fingerprints: identities of outside inputs, by the key that names them.
 
     Returns:
         the published model; its ``metrics`` hold ``eval_*``, ``train_loss``, ``seconds`` and ``tokens_per_second``.
@@ -70,7 +74,7 @@ def train_on_ray(
     identity = artifact_id(stage, digest)
     published = registry.find(stage, digest)
     if published is None:
-        drop_damaged_checkpoints(storage, identity)
+        learned = _learned(spec, dataset, fingerprints or {})
         work = Work(
             model=_with_absolute_base(spec.model),
             train=spec.train,
@@ -78,18 +82,25 @@ def train_on_ray(
             storage_uri=storage.uri,
             run_id=run_id,
             stage=stage,
+            resume_from=prepare(storage, identity, learned),
             publication=Publication(digest, dict(parents), stage_settings(spec, "train")),
         )
         published = _published(run_trainer(make_trainer(work, name=identity), max_failures=spec.train.max_failures))
-    storage.delete(f"{CHECKPOINTS}/{identity}")
+        delete_all(storage, identity, learned)
     return published
+
+
+def _learned(spec: RunSpec, dataset: str, fingerprints: Mapping[str, JsonValue]) -> str:
+    """Digest of all that decides what is learned, however it is spread. A search counts by what it found, which is in
+    the spec."""
+    return stage_digest("train", settings=resume_settings(spec), parents={"data": dataset}, fingerprints=fingerprints)
 
 
 def make_trainer(work: Work, *, name: str, callbacks: Sequence[UserCallback] = ()) -> DataParallelTrainer:
     """A Ray Train V2 trainer of ``work``; ``fit`` gives a Result whose ``return_value`` is that of ``train_worker``.
 
     Args:
-        name: of the folder under ``checkpoints/``; a trainer of the same name goes on from its last checkpoint.
+        name: of the folder under ``checkpoints/``; restarted workers go on from its last checkpoint.
         callbacks: for example ``TuneReportCallback``, with ``work.reports_evaluations``.
     """
     from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig

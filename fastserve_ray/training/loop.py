@@ -19,6 +19,7 @@ from fastserve_ray.plan.pipeline import idle_warning
 from fastserve_ray.tasks.evaluate import to_device
 from fastserve_ray.tasks.packed import MIXES_DOCUMENTS, keeps_documents_apart
 from fastserve_ray.tasks.table import load_task
+from fastserve_ray.training.balance.balancer import Balancer
 from fastserve_ray.training.batches import BatchPlan
 from fastserve_ray.training.checkpoint.reader import CheckpointReader
 from fastserve_ray.training.checkpoint.slices import Snapshot
@@ -30,7 +31,7 @@ from fastserve_ray.training.precision import ScalesLoss, precision_warning, refu
 from fastserve_ray.training.schedule import learning_rate
 from fastserve_ray.training.speed import MemoryMeter, Speedometer, flops_per_token, peak_flops
 from fastserve_ray.training.strategies.offload import refuse_unavailable
-from fastserve_ray.training.strategies.protocol import MicroBatch
+from fastserve_ray.training.strategies.protocol import MeasuredStrategy, MicroBatch
 from fastserve_ray.training.strategies.table import make_strategy
 from fastserve_ray.training.tensor.limits import refuse_uncuttable
 from fastserve_ray.training.world import World
@@ -66,7 +67,12 @@ class TrainingLoop:
         self.strategy = make_strategy(self.train.parallel)
         self._num_bad_losses = 0
         self.memory = MemoryMeter(self.world.device)
+        self.balancer: Balancer | None = None
+        if self.train.balance == "measured" and self.world.data_size > 1:
+            rank, size = self.world.data_rank, self.world.data_size
+            self.balancer = Balancer(self.train.batch_size, rank, size, self.world.sum)
         self.metrics: dict[str, float] = {}
+        self.checkpoint_seconds = 0.0
 
     def run(self) -> TrainResult:
         """Train from the start or from ``hooks.resume_from`` to the end.
@@ -90,7 +96,9 @@ class TrainingLoop:
         for number in range(first_step + 1, self.total_steps + 1):
             step_started = perf_counter()
             loss, step_tokens = self._train_step(number - 1)
-            speed.add(perf_counter() - step_started, step_tokens)
+            seconds = perf_counter() - step_started
+            self._rebalance(number, seconds)
+            speed.add(seconds, step_tokens)
             self.metrics |= {"train_loss": loss, **speed.metrics(), **self._scaling()}
             self._report(number, loss, speed)
             is_stopped = self.hooks.should_stop()
@@ -99,7 +107,7 @@ class TrainingLoop:
             if is_stopped:
                 break
             self._checkpoint(number)
-        self.metrics["seconds"] = perf_counter() - started
+        self.metrics |= {"seconds": perf_counter() - started, "checkpoint_seconds": self.checkpoint_seconds}
         self.model.eval()
         return train_result(self.model, self.tokenizer, self.strategy.full_state_dict(), self.metrics, number)
 
@@ -127,7 +135,9 @@ class TrainingLoop:
     def _micro_batches(self, step: int) -> tuple[list[MicroBatch], float, float]:
         """This worker's micro batches, and the labels and input tokens of the global batch."""
         rank, size, accumulation = self.world.data_rank, self.world.data_size, self.train.passes_per_step
-        parts = self.plan.micro_batches(step, rank=rank, size=size, accumulation=accumulation)
+        shares = None if self.balancer is None else self.balancer.shares
+        parts = self.plan.micro_batches(step, rank=rank, size=size, accumulation=accumulation, shares=shares)
+        self._num_rows = sum(len(part) for part in parts)
         draw = (self.train.seed, step // self.plan.steps_per_epoch)
         batches = [self._collate(part, draw) for part in parts]
         real = [batch for batch, is_real in batches if is_real]
@@ -142,6 +152,15 @@ class TrainingLoop:
         rows = [{**self.dataset.train[int(index)], "draw": draw} for index in indices]
         batch = self.task.collate(rows or [self.dataset.train[0]], self.dataset.info.pad_token_id)
         return to_device(batch, self.world.device), bool(rows)
+
+    def _rebalance(self, number: int, seconds: float) -> None:
+        if self.balancer is None:
+            return
+        assert isinstance(self.strategy, MeasuredStrategy), self.strategy
+        self.balancer.observe(self._num_rows, self.strategy.computing_seconds, seconds)
+        change = self.balancer.review(number)
+        if change is not None and self.hooks.on_balance is not None:
+            self.hooks.on_balance(number, change)
 
     def _is_evaluated(self, number: int) -> bool:
         every = self.train.eval_every_steps
@@ -180,11 +199,15 @@ class TrainingLoop:
     def _checkpoint(self, number: int) -> None:
         is_due = number % self.train.checkpoint.every_steps == 0 and number < self.total_steps
         if is_due and self.hooks.on_checkpoint is not None:
+            started = perf_counter()
             self.hooks.on_checkpoint(number, self._snapshot(number))
+            self.checkpoint_seconds += perf_counter() - started
 
     def _snapshot(self, number: int) -> Snapshot:
         """After ``number`` steps. Order of rows, dropout and learning rate follow from the step."""
         state = {**self.strategy.state(), "step": number}
+        if self.balancer is not None:
+            state["shares"] = list(self.balancer.shares)
         return Snapshot.take(self.strategy.slices(), state, rank=self.world.rank, num_ranks=self.world.size)
 
     def _resume(self) -> int:
@@ -193,6 +216,8 @@ class TrainingLoop:
             return 0
         checkpoint = CheckpointReader(self.hooks.resume_from)
         self.strategy.load(checkpoint)
+        if self.balancer is not None:
+            self.balancer.restore(checkpoint.state.get("shares", []))
         return int(checkpoint.state["step"])
 
     def _warn_about_packing(self) -> None:

@@ -49,6 +49,8 @@ class Work:
     """Name under which events are written."""
     publication: Publication | None = None
     """None trains without publishing and without checkpoints: a trial."""
+    resume_from: str | None = None
+    """Path in the storage of the checkpoint that an earlier driver left."""
     reports_evaluations: bool = False
     """Every evaluation goes to ``ray.train.report`` with its step, for a search that listens."""
     patience: Patience | None = None

@@ -6,10 +6,10 @@ raised: Ray restarts workers that raise.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +19,16 @@ from fastserve_ray.errors import ArtifactError, FastServeError, StorageError
 from fastserve_ray.events.log import EventWriter
 from fastserve_ray.events.progress import EventProgress, Progress, silent
 from fastserve_ray.storage.filesystem import Storage
+from fastserve_ray.training.checkpoint.background import BackgroundWriter
+from fastserve_ray.training.checkpoint.report import CheckpointReport
 from fastserve_ray.training.disk import disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastserve_ray.artifacts.manifest import Manifest
+    from fastserve_ray.training.balance.policy import Change
     from fastserve_ray.training.board import TrainingBoard
-    from fastserve_ray.training.checkpoint.slices import Snapshot
     from fastserve_ray.training.hooks import Hooks, TrainResult
     from fastserve_ray.training.job import TrainJob
     from fastserve_ray.training.loop import TrainingLoop
@@ -50,7 +52,9 @@ def train_worker(config: dict[str, Work]) -> Manifest | FastServeError | dict[st
         world = _world(work)
         events = stack.enter_context(EventWriter(work.storage_uri, work.run_id, f"{work.stage}-rank{world.rank}"))
         registry = Registry(Storage.open(work.storage_uri))
-        hooks = _hooks(work, world, events, stack)
+        report = CheckpointReport(registry.storage, events if world.is_first else None, work.stage)
+        writer = BackgroundWriter(report)
+        hooks = _hooks(work, world, events, stack, writer)
         hooks.progress(step=0, total=None, message="loading model and data")
         loop, error = load(work, registry, world, hooks)
         if loop is None:
@@ -59,6 +63,7 @@ def train_worker(config: dict[str, Work]) -> Manifest | FastServeError | dict[st
             result = loop.run()
         except DivergedError as final:
             return final
+        writer.close()
         return finish(work, registry, result, hooks.progress) if world.is_first else None
 
 
@@ -107,7 +112,7 @@ def _job(work: Work, registry: Registry) -> TrainJob:
     return TrainJob(model, work.train, registry.fetch(work.dataset))
 
 
-def _hooks(work: Work, world: World, events: EventWriter, stack: ExitStack) -> Hooks:
+def _hooks(work: Work, world: World, events: EventWriter, stack: ExitStack, writer: BackgroundWriter) -> Hooks:
     from fastserve_ray.training.hooks import Hooks
 
     is_heard = world.is_first and work.publication is not None  # a trial's steps are not those of its stage
@@ -116,11 +121,17 @@ def _hooks(work: Work, world: World, events: EventWriter, stack: ExitStack) -> H
     hooks = Hooks(
         progress=board or progress,
         on_evaluate=_on_evaluate(work, world, events, board),
+        on_balance=partial(_on_balance, events, work.stage) if world.is_first else None,
         warn=lambda message: events.emit("warning", work.stage, message=message),
     )
     if work.publication is None:
         return hooks
-    return replace(hooks, on_checkpoint=_report_checkpoint, resume_from=_checkpoint(stack, progress))
+    return replace(
+        hooks,
+        on_step=lambda step, loss: writer.check(),
+        on_checkpoint=writer,
+        resume_from=_checkpoint(work, stack, progress),
+    )
 
 
 def _board(work: Work, progress: Progress, stack: ExitStack) -> TrainingBoard:
@@ -153,31 +164,24 @@ def _on_evaluate(
     return on_evaluate
 
 
-def _checkpoint(stack: ExitStack, progress: Progress) -> Path | None:
+def _on_balance(events: EventWriter, stage: str, step: int, change: Change) -> None:
+    """Says when shares changed and why."""
+    events.emit("shares_changed", stage, step=step, **vars(change))
+
+
+def _checkpoint(work: Work, stack: ExitStack, progress: Progress) -> Path | None:
     """The last checkpoint of this run, of an earlier group of workers or of an earlier driver."""
     import ray.train
 
     checkpoint: Any = ray.train.get_checkpoint()
-    if checkpoint is None:
+    if checkpoint is None and work.resume_from is None:
         return None
+    if checkpoint is None:
+        storage = Storage.open(work.storage_uri)
+        checkpoint = ray.train.Checkpoint(f"{storage.root}/{work.resume_from}", storage.filesystem)
     folder = Path(stack.enter_context(checkpoint.as_directory()))
     progress(step=0, total=None, message=f"going on from {Path(checkpoint.path).name}")
     return folder
-
-
-def _report_checkpoint(step: int, snapshot: Snapshot) -> None:
-    """Every worker reports its own files; Ray merges them. The name is that of the step, so that a checkpoint which
-    was cut short is written over by the next try."""
-    import ray.train
-
-    folder = Path(tempfile.mkdtemp(prefix="fastserve-checkpoint-"))
-    try:
-        with disk_errors(f"the checkpoint of step {step}"):
-            snapshot.write_folder(folder)
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report({"step": step}, checkpoint=checkpoint, checkpoint_dir_name=f"step-{step:08d}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def finish(

@@ -69,9 +69,8 @@ def is_working(event: Event) -> bool:
     return event.kind == "stage_progress" and event.source == "worker"
 
 
-def trains_past_a_checkpoint(event: Event) -> bool:
-    step = event.fields.get("step")
-    return event.kind == "stage_progress" and isinstance(step, int) and step >= 6
+def has_a_checkpoint(event: Event) -> bool:
+    return event.kind == "checkpoint_written"
 
 
 def one_trial_is_over(event: Event) -> bool:
@@ -81,7 +80,7 @@ def one_trial_is_over(event: Event) -> bool:
 KILL_AT: dict[str, Callable[[Event], bool]] = {
     "data": is_working,
     "tune": one_trial_is_over,
-    "train": trains_past_a_checkpoint,
+    "train": has_a_checkpoint,
     "compress": is_working,
     "verify": is_working,
 }

@@ -56,9 +56,9 @@ class Place:
             self.dataset_folder, kind="dataset", stage="data", digest="d" * 64, parents={}, spec={}, metrics={}, info={}
         )
 
-    def spec(self, family: str = "gpt2", **changes: Any) -> RunSpec:
-        """Dropout is on: a run that goes on must draw what it would have drawn."""
-        model = model_spec(family, dropout=True)
+    def spec(self, family: str = "gpt2", *, dropout: bool = True, **changes: Any) -> RunSpec:
+        """With dropout a run that goes on must draw what it would have drawn."""
+        model = model_spec(family, dropout=dropout)
         data = DataSpec(train=PythonDocsSource(kind="python-docs"))
         return RunSpec(name="tiny", storage=self.uri, model=model, data=data, train=train_spec(**changes))
 
@@ -156,16 +156,7 @@ def test_what_is_published_is_not_trained_again(place: Place, uninterrupted: Man
 def test_a_killed_driver_and_then_a_killed_worker_change_nothing(
     place: Place, uninterrupted: Manifest, ray_cluster: str
 ) -> None:
-    driver = start_driver(place, ray_cluster)
-    try:
-        wait_for(lambda: bool(place.checkpoints("c")) or driver.poll() is not None)
-        time.sleep(0.3)
-        driver.send_signal(signal.SIGKILL)
-        assert driver.wait() == -signal.SIGKILL
-    finally:
-        driver.kill()
-    wait_for(lambda: not train_workers(), 60)
-    assert place.registry.find("train", "c" * 64) is None
+    kill_driver(place, ray_cluster, "c", place.spec(**LONG_ENOUGH))
     left = place.checkpoints("c")[-1]
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(place.train, "c", **LONG_ENOUGH)
@@ -178,8 +169,20 @@ def test_a_killed_driver_and_then_a_killed_worker_change_nothing(
     assert same(place.weights(manifest), place.weights(uninterrupted))
 
 
-def start_driver(place: Place, address: str) -> subprocess.Popen[bytes]:
-    """Another process that trains what ``uninterrupted`` is, under the digest "c"."""
+def kill_driver(place: Place, address: str, digest: str, spec: RunSpec) -> None:
+    """Another process trains ``spec`` and is killed after its first checkpoint."""
+    driver = start_driver(place, address, digest, spec)
+    try:
+        wait_for(lambda: "checkpoint_written" in place.event_kinds(digest) or driver.poll() is not None)
+        driver.send_signal(signal.SIGKILL)
+        assert driver.wait() == -signal.SIGKILL
+    finally:
+        driver.kill()
+    wait_for(lambda: not train_workers(), 60)
+    assert place.registry.find("train", digest * 64) is None
+
+
+def start_driver(place: Place, address: str, digest: str, spec: RunSpec) -> subprocess.Popen[bytes]:
     code = (
         "import ray, pickle, sys\n"
         f"ray.init(address={address!r}, namespace='other')\n"
@@ -187,16 +190,31 @@ def start_driver(place: Place, address: str) -> subprocess.Popen[bytes]:
         "train_on_ray(**pickle.load(open(sys.argv[1], 'rb')))\n"
     )
     arguments = {
-        "spec": place.spec(**LONG_ENOUGH),
+        "spec": spec,
         "dataset": place.dataset.id,
-        "digest": "c" * 64,
+        "digest": digest * 64,
         "parents": {"data": place.dataset.id},
         "storage_uri": place.uri,
-        "run_id": "run-c",
+        "run_id": f"run-{digest}",
     }
-    file = Path(place.uri).parent / "arguments.pickle"
+    file = Path(place.uri).parent / f"arguments-{digest}.pickle"
     file.write_bytes(pickle.dumps(arguments))
     return subprocess.Popen([sys.executable, "-c", code, str(file)], stderr=subprocess.DEVNULL)
+
+
+def test_a_run_that_was_stopped_goes_on_with_other_workers(place: Place, ray_cluster: str) -> None:
+    """Two workers with ZeRO-2 before, one after: another digest of the stage, and the same learning."""
+    settings = {**LONG_ENOUGH, "learning_rate": 1e-3, "dropout": False}
+    kill_driver(place, ray_cluster, "1", place.spec(**settings, zero=2))
+    alone = place.spec(**{**settings, "workers": 1})
+    manifest = place.train_spec(alone, "2")
+    messages = [str(event.fields.get("message")) for event in EventReader(place.uri, "run-2").poll()]
+    assert any(message.startswith("going on from step-") for message in messages)
+    assert alone.train is not None
+    whole = train_in_process(TrainJob(alone.model, alone.train, place.dataset_folder), num_threads=1)
+    assert manifest.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], abs=1e-5)
+    assert manifest.metrics["eval_loss"] == pytest.approx(whole.metrics["eval_loss"], abs=1e-5)
+    assert not place.registry.storage.list_folders("checkpoints")
 
 
 def test_zero_trains_as_one_process_does_in_an_object_store(

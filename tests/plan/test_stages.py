@@ -7,6 +7,7 @@ import pytest
 
 from fastserve_ray.errors import UsageError
 from fastserve_ray.plan.digest import canonical_json, stage_digest
+from fastserve_ray.plan.settings import resume_settings
 from fastserve_ray.plan.stages import Plan, plan_run
 from fastserve_ray.spec.load import spec_from_dict, with_overrides
 from tests.spec.files import full
@@ -116,8 +117,9 @@ AFTER_DATA = ALL - {"data"}
         ("compress.0.sparsity", 0.4, {"compress", "verify", "serve"}),
         ("tune.num_samples", 3, AFTER_DATA),
         ("train.learning_rate", 1e-3, AFTER_DATA),
-        ("train.parallel.workers", 4, AFTER_DATA),
-        ("train.parallel.zero", 2, AFTER_DATA),
+        ("train.parallel.workers", 4, AFTER_DATA - {"tune"}),
+        ("train.parallel.zero", 2, AFTER_DATA - {"tune"}),
+        ("train.gradient_accumulation_steps", 2, AFTER_DATA - {"tune"}),
         ("model.config.hidden_size", 128, AFTER_DATA),
         ("model.tokenizer.vocab_size", 600, ALL),
         ("data.max_length", 32, ALL),
@@ -126,6 +128,25 @@ AFTER_DATA = ALL - {"data"}
 )
 def test_a_key_changes_the_digests_that_it_decides_and_no_other(key: str, value: object, stages: set[str]) -> None:
     assert changed_stages(key, value) == stages
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "is_same"),
+    [
+        ("train.parallel.workers", 4, True),
+        ("train.parallel.zero", 2, True),
+        ("train.gradient_accumulation_steps", 2, True),
+        ("train.gradient_checkpointing", True, True),
+        ("train.resources_per_worker.CPU", 2, True),
+        ("train.batch_size", 64, False),
+        ("train.learning_rate", 1e-3, False),
+        ("train.seed", 7, False),
+        ("model.config.hidden_size", 128, False),
+    ],
+)
+def test_only_what_is_learned_decides_which_checkpoint_fits(key: str, value: object, is_same: bool) -> None:
+    spec = spec_from_dict(full())
+    assert (resume_settings(spec) == resume_settings(with_overrides(spec, {key: value}))) is is_same
 
 
 def test_a_tuned_compression_key_makes_the_search_depend_on_the_compression() -> None:

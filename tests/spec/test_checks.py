@@ -98,6 +98,12 @@ def choice(*values: object) -> dict[str, Any]:
             "train.parallel.offload",
             "does not go with tensor",
         ),
+        ({"train/balance": "measured", "train/parallel/tensor": 2}, "train.balance", "does not go with tensor"),
+        (
+            {"train/balance": "measured", "train/parallel/zero": 1, "train/resources_per_worker/GPU": 1},
+            "train.balance",
+            "does not go with zero on GPUs",
+        ),
         ({"train/parallel/tensor": 3}, "train.parallel.tensor", "does not divide num_attention_heads (4)"),
         (
             {"train/parallel": {"workers": 2, "pipeline": 3}},

@@ -33,6 +33,12 @@ class Case:
     job: TrainJob
     resume: bool = False
     """Save at ``checkpoint.every_steps``, and train a second time from there."""
+    saves: bool = False
+    """Save at ``checkpoint.every_steps`` to the folder of this case."""
+    shares: tuple[int, ...] | None = None
+    """Rows of a batch by worker, in place of those that would be measured."""
+    resume_from: Path | None = None
+    """Start from the checkpoint in this folder."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +114,13 @@ def run_case(case: Case, world: World, folder: Path) -> Outcome:
     losses: list[float] = []
     hooks = Hooks(
         on_step=lambda step, loss: losses.append(loss),
-        on_checkpoint=partial(save_parts, folder) if case.resume else None,
+        on_checkpoint=partial(save_parts, folder) if case.resume or case.saves else None,
+        resume_from=case.resume_from,
     )
     try:
         loop = TrainingLoop(case.job, world, hooks)
+        if case.shares is not None and loop.balancer is not None:
+            loop.balancer.shares = case.shares
         result = loop.run()
     except FastServeError as error:
         return Outcome(losses, {}, {}, None, error)

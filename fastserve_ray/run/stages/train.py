@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def run_stage(context: StageContext, runtime: Runtime) -> Manifest:
-    """Publishes a model; goes on from the last checkpoint of an earlier try."""
+    """Publishes a model; goes on from the last checkpoint of an earlier try, also of one that was spread otherwise."""
     context.progress(step=0, total=None, message="starting Ray")
     runtime.start()
     context.progress(step=0, total=None, message="starting the workers")
@@ -24,4 +24,5 @@ def run_stage(context: StageContext, runtime: Runtime) -> Manifest:
         parents=context.parents,
         storage_uri=context.storage.uri,
         run_id=context.run_id,
+        fingerprints=context.stage.fingerprints,
     )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from fastserve_ray.spec.run import RunSpec
-    from fastserve_ray.spec.train import ParallelSpec
+    from fastserve_ray.spec.train import ParallelSpec, TrainSpec
 
 CUT_FAMILIES = ("bert", "gemma", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 """Model types whose layers ``tensor`` can cut and ``pipeline`` can share out."""
@@ -27,6 +27,7 @@ def check_parallel(spec: RunSpec) -> Iterator[Finding]:
         return
     parallel = spec.train.parallel
     yield from _products(parallel)
+    yield from _balance(spec.train)
     yield from _offload(parallel)
     yield from _unused(parallel)
     if spec.model.config is not None:
@@ -60,6 +61,18 @@ def _unused(parallel: ParallelSpec) -> Iterator[Finding]:
     if parallel.pipeline == 1 and parallel.balance_stages != "parameters":
         at = (*_AT, "balance_stages")
         yield Finding(at, "there is one stage", parallel.balance_stages, "with pipeline: 2 or more")
+
+
+def _balance(train: TrainSpec) -> Iterator[Finding]:
+    """What a worker computes is told from what it waits for by a way of its own in every strategy."""
+    if train.balance == "even":
+        return
+    at = ("train", "balance")
+    for name in ("tensor", "pipeline"):
+        if getattr(train.parallel, name) > 1:
+            yield Finding(at, f"does not go with {name}", train.balance, f"even, or {name}: 1", uses=((*_AT, name),))
+    if train.parallel.zero and train.resources_per_worker.GPU:
+        yield Finding(at, "does not go with zero on GPUs", train.balance, "even, or zero: 0", uses=((*_AT, "zero"),))
 
 
 def _offload(parallel: ParallelSpec) -> Iterator[Finding]:

@@ -48,10 +48,9 @@ class CheckpointReader:
         """How many ranks wrote it."""
         return int(self.state["parts"])
 
-    @cached_property
-    def weights(self) -> frozenset[str]:
-        """Names of the parameters in it."""
-        return frozenset(name for kind, name in self._slices if kind == WEIGHT)
+    def names(self, kind: str) -> list[str]:
+        """Under which it holds slices of ``kind``."""
+        return sorted(name for other, name in self._slices if other == kind)
 
     def optimizer_kinds(self, name: str) -> list[str]:
         """Kinds of optimizer state kept for a parameter; none when it never had a gradient."""

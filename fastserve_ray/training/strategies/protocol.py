@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +45,14 @@ class Sums:
     total: float = 0.0
     count: float = 0.0
     correct: float = 0.0
+
+
+@runtime_checkable
+class MeasuredStrategy(Protocol):
+    """One that tells what a worker computes from what it waits for; needed for ``train.balance: measured``."""
+
+    computing_seconds: float
+    """Of this worker's passes in the last step, without waiting for other workers."""
 
 
 class Strategy(Protocol):

@@ -39,6 +39,7 @@ class SingleStrategy:
         self._max_grad_norm = float(train.max_grad_norm)
         self._optimizer = make_adamw(self.module, train)
         self._scaler = LossScaler(train.precision, world.device)
+        self._is_measured = train.balance == "measured"
         self._passes = Passes(objective, lambda: autocast(train.precision, world.device))
         self._model = self._wrapped(sample)
 

@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 def test_what_is_written_is_read(folder: Path) -> None:
     reader = CheckpointReader(folder)
     assert (reader.state["step"], reader.state["scale"], reader.num_parts) == (7, 2.0, 3)
-    assert reader.weights == {"layer.weight"}
+    assert reader.names(WEIGHT) == ["layer.weight"]
     assert reader.optimizer_kinds("layer.weight") == ["step"]
     assert reader.full(WEIGHT, "layer.weight").equal(WHOLE)
     assert float(reader.full("step", "layer.weight")) == 7
