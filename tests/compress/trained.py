@@ -67,7 +67,7 @@ def train(folder: Path, dataset: Path, task: TaskName) -> Path:
     """A Hugging Face folder whose model has learned the rows."""
     prepared, definition, family = PreparedDataset.open(dataset), load_task(task), FAMILY[task]
     tokenizer = make_tokenizer()
-    config = CONFIGS[family] | NO_DROPOUT[family]
+    config = CONFIGS[family] | NO_DROPOUT.get(family, {})
     model = build_from_config(config, task, tokenizer, seed=1, label_names=prepared.info.label_names)
     batch = definition.collate(list(prepared.train), 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
