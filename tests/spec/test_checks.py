@@ -138,6 +138,7 @@ def choice(*values: object) -> dict[str, Any]:
         ),
         ({"serve/engine/max_num_batched_tokens": 8}, "serve.engine.max_num_batched_tokens", "max_num_seqs (16)"),
         ({"serve/engine/attention": "flex", "serve/engine/device": "cpu"}, "serve.engine.attention", "needs a GPU"),
+        ({"model/task": "masked-lm"}, "serve", "no endpoint"),
         ({"serve/engine/max_model_len": 129}, "serve.engine.max_model_len", "max_position_embeddings (128)"),
         (
             {"serve/engine/max_model_len": 100, "serve/engine/kv_cache_tokens": 99},
@@ -170,6 +171,7 @@ def test_illegal_mixes(changes: Change, key: str, words: str) -> None:
         ({"data/train": {"path": "a.txt"}}, "data.train.path", "no label column"),
         ({"data/validation": {"path": "a.csv", "format": "text"}}, "data.validation.path", "no label column"),
         ({"data/columns/label": "sentence"}, "data.columns", "same column"),
+        ({"serve/engine/int8_output_layer": True}, "serve.engine.int8_output_layer", "no output layer"),
         ({"verify/max_drop": {"eval_perplexity": 1}}, "verify.max_drop.eval_perplexity", "no such metric"),
     ],
 )

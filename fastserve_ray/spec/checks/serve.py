@@ -33,6 +33,14 @@ def check_serve(spec: RunSpec) -> Iterator[Finding]:
     yield from _replicas(spec.serve)
     yield from _budgets(spec.serve.engine)
     yield from _attention(spec.serve.engine)
+    if spec.serve.engine.int8_output_layer and spec.model.task != "text-generation":
+        yield Finding(
+            (*_ENGINE, "int8_output_layer"),
+            f"a {spec.model.task} model has no output layer over a vocabulary",
+            "true",
+            "false",
+            uses=(("model", "task"),),
+        )
     yield from _model_length(spec, spec.serve.engine)
     yield from whole_gpus(spec.serve.resources_per_replica, ("serve", "resources_per_replica"))
 
