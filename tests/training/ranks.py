@@ -8,6 +8,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,8 @@ class Case:
     """Rows of a batch by worker, in place of those that would be measured."""
     resume_from: Path | None = None
     """Start from the checkpoint in this folder."""
+    seconds_per_row: float = 0.0
+    """The last rank sleeps so long for each row of training."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Outcome:
     error: Exception | None
     replicas_agree: bool = True
     """Whether parameters that several ranks hold whole have the same bits everywhere."""
+    shares: tuple[int, ...] | None = None
+    """Rows of a batch by worker at the end, where they are measured."""
 
 
 def run_ranks(folder: Path, cases: list[Case], num_ranks: int = NUM_RANKS) -> dict[str, Outcome]:
@@ -121,6 +126,8 @@ def run_case(case: Case, world: World, folder: Path) -> Outcome:
         loop = TrainingLoop(case.job, world, hooks)
         if case.shares is not None and loop.balancer is not None:
             loop.balancer.shares = case.shares
+        if case.seconds_per_row and world.rank == world.size - 1:
+            loop.task = SlowTask(loop.task, case.seconds_per_row)
         result = loop.run()
     except FastServeError as error:
         return Outcome(losses, {}, {}, None, error)
@@ -128,7 +135,23 @@ def run_case(case: Case, world: World, folder: Path) -> Outcome:
     if case.resume:
         resumed = TrainingLoop(case.job, world, Hooks(resume_from=folder)).run().state_dict
     agree = replicas_agree(loop.model)
-    return Outcome(losses, result.metrics, result.state_dict or {}, resumed, None, agree)
+    shares = None if loop.balancer is None else loop.balancer.shares
+    return Outcome(losses, result.metrics, result.state_dict or {}, resumed, None, agree, shares)
+
+
+class SlowTask:
+    """A task on a slow machine."""
+
+    def __init__(self, task: Any, seconds_per_row: float) -> None:
+        self._task = task
+        self._seconds_per_row = seconds_per_row
+
+    def loss(self, model: Any, batch: Any) -> Any:
+        time.sleep(self._seconds_per_row * len(batch["input_ids"]))
+        return self._task.loss(model, batch)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
 
 
 def replicas_agree(model: torch.nn.Module) -> bool:

@@ -103,6 +103,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         Case(f"one-{after}", job_of(root, "gpt2", workers=2, **STRATEGIES[after]), resume_from=root / "one-gpt2")
         for after in FROM_ONE
     ]
+    two.append(
+        Case("slow", job_of(root, "gpt2", workers=2, balance="measured"), seconds_per_row=0.05),
+    )
     two += [
         Case(f"shares-{name}", uneven_job(root, workers=2, balance="measured", **parallel), saves=True, shares=(7, 1))
         for name, parallel in STRATEGIES.items()
@@ -151,6 +154,15 @@ def test_every_rank_writes_a_share(runs: Runs, strategy: str, family: str) -> No
     sizes = [path.stat().st_size for path in sorted(folder.glob("*.safetensors"))]
     assert len(sizes) == CheckpointReader(folder).num_parts == 4
     assert max(sizes) < 0.35 * sum(sizes)
+
+
+def test_a_slow_worker_gets_few_rows_and_losses_stay(runs: Runs) -> None:
+    """It sleeps 50 ms a row; a row takes the other one much less."""
+    found = runs.outcomes["slow"]
+    assert found.error is None
+    assert found.shares is not None
+    assert found.shares[0] > found.shares[1] >= 1
+    assert np.abs(np.array(found.losses[SAVED:]) - np.array(runs.losses["whole-gpt2"])).max() <= MAX_DIFFERENCE
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -36,6 +36,7 @@ class DdpStrategy(SingleStrategy):
             device_ids=[device] if device.type == "cuda" else None,
             process_group=self._world.data_group,
             find_unused_parameters=self._has_unused(sample),
+            forward_sync_buffers=_has_statistics(self.module),
         )
         if self._is_measured:
             # a lambda: DDP compares annotations of a hook with types, and here they are texts
@@ -67,3 +68,9 @@ class DdpStrategy(SingleStrategy):
         is_unused = any(parameter.requires_grad and parameter.grad is None for parameter in self.module.parameters())
         self.module.zero_grad(set_to_none=True)
         return is_unused
+
+
+def _has_statistics(module: torch.nn.Module) -> bool:
+    """Whether buffers change in training (batch norm's). Others are constants, and a broadcast of them in every forward
+    pass would make fast workers wait where their speed is measured."""
+    return any(isinstance(part, torch.nn.modules.batchnorm._NormBase) for part in module.modules())
