@@ -16,7 +16,11 @@ import pytest
 
 from fastserve_ray.artifacts.registry import Registry
 from fastserve_ray.events.log import EventReader
+from fastserve_ray.spec.load import parse_spec
 from fastserve_ray.storage.filesystem import Storage
+from fastserve_ray.training.hooks import Hooks
+from fastserve_ray.training.in_process import on_one_worker, train_in_process
+from fastserve_ray.training.job import TrainJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,6 +163,48 @@ def test_killed_in_every_stage_it_ends_like_an_uninterrupted_run(tmp_path: Path)
     assert artifacts(root) == artifacts(tmp_path / "whole")
     assert not list((root / ".work").iterdir())
     assert Storage.open(str(root)).list_files("checkpoints") == []
+
+
+def test_a_file_with_other_workers_goes_on_where_the_run_was_killed(tmp_path: Path) -> None:
+    """Killed with two workers, started again with one: the search is not made again, and the model is that of a run
+    that was never stopped."""
+    spec_file, root = tmp_path / "tiny.yaml", tmp_path / "killed"
+    spec_file.write_text(SPEC)
+    events = kill_in("train", spec_file, root)
+    assert "tune" in finished(events)
+    spec_file.write_text(SPEC.replace("parallel: {workers: 2}", "parallel: {workers: 1}"))
+    finish(spec_file, root)
+    last = sorted(Storage.open(str(root)).list_folders("runs"))[-1]
+    assert "tune" not in finished(events_of(root, last))
+    assert resumed_steps(root), "training went on from a checkpoint"
+    assert Storage.open(str(root)).list_files("checkpoints") == []
+    losses = train_losses(root, last)
+    whole = train_alone(root)
+    assert losses
+    assert {step: whole[step] for step in losses} == pytest.approx(losses, abs=1e-5)
+
+
+def train_losses(root: Path, run_id: str) -> dict[int, float]:
+    """Reported losses by step."""
+    return {
+        int(str(event.fields["step"])): float(str(event.fields["loss"]))
+        for event in events_of(root, run_id)
+        if event.stage == "train" and "loss" in event.fields
+    }
+
+
+def train_alone(root: Path) -> dict[int, float]:
+    """Losses by step of the published model's training, in this process and without a stop."""
+    registry = Registry(Storage.open(str(root)))
+    manifests = registry.list()
+    trained = next(manifest for manifest in manifests if manifest.stage == "train")
+    rate = trained.spec["train.learning_rate"]
+    spec = parse_spec(SPEC, sets=[f"train.learning_rate={rate}"])
+    assert spec.train is not None
+    losses: dict[int, float] = {}
+    job = TrainJob(spec.model, on_one_worker(spec.train), registry.fetch(trained.parents["data"]))
+    train_in_process(job, Hooks(on_step=losses.__setitem__), num_threads=1)
+    return losses
 
 
 def resumed_steps(root: Path) -> list[int]:
