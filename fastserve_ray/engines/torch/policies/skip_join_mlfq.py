@@ -21,6 +21,7 @@ such loads the shortest prompt is let in first, and nobody is preempted.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from fastserve_ray.engines.torch.policies.bound import PreemptionBound
@@ -41,6 +42,10 @@ PROMOTE_FACTOR = 2.0
 With a factor of 1 most jobs are promoted and the order is that again; the factor bounds what the slowest lose."""
 
 
+Rank = tuple[int, int, int, float, int]
+"""Smaller is served first."""
+
+
 @dataclass(slots=True)
 class _State:
     level: int
@@ -54,6 +59,8 @@ class _State:
     """When it was served last; before that, when it arrived."""
     num_charged: int = 0
     """Of its first tokens, those that were read once: reading them again is not its doing."""
+    waiting_rank: Rank | None = None
+    """While it waits for its first token: thousands may, and theirs need not be made anew in every step."""
 
 
 class SkipJoinMlfq:
@@ -126,12 +133,15 @@ class SkipJoinMlfq:
     def order(self, jobs: Collection[JobT], now: float) -> list[JobT]:
         self._bound.note(jobs)
         alpha = self.promote_after
+        ranked = []
         for job in jobs:
             state = self._states[job.request_id]
             if state.level > 0 and now - state.served_at > alpha:
                 self._move(state, 0, now)
                 state.served_at = now
-        return sorted(jobs, key=self._rank)
+            ranked.append((self._rank(job, state), job))
+        ranked.sort(key=itemgetter(0))
+        return [job for _, job in ranked]
 
     def next_times(self, ordered: Sequence[JobT], now: float) -> list[float]:
         """ENST = min(T_promote, T_execute), FastServe's equation 3: when α brings the job up, or when all in front have
@@ -143,14 +153,17 @@ class SkipJoinMlfq:
             ahead += self._rest_of_slice(job, state)
         return times
 
-    def _rank(self, job: Job) -> tuple[int, int, int, float, int]:
+    def _rank(self, job: Job, state: _State) -> Rank:
         turn = self._bound.turn(job)
         if turn is not None:
             return (-job.priority, 0, turn, 0.0, 0)
-        state = self._states[job.request_id]
-        if state.total > 0 and not self.demotes(state.total):
-            return (-job.priority, 1, 0, state.joined, job.arrival)
-        return (-job.priority, 2, state.level, state.joined, job.arrival)
+        if state.total > 0:
+            if not self.demotes(state.total):
+                return (-job.priority, 1, 0, state.joined, job.arrival)
+            return (-job.priority, 2, state.level, state.joined, job.arrival)
+        if state.waiting_rank is None:
+            state.waiting_rank = (-job.priority, 2, state.level, state.joined, job.arrival)
+        return state.waiting_rank
 
     def _rest_of_slice(self, job: Job, state: _State) -> float:
         rest = (job.max_tokens - job.num_completion_tokens) * self._profile.decode_seconds
@@ -161,3 +174,4 @@ class SkipJoinMlfq:
         state.level = level
         state.attained = 0.0
         state.joined = now
+        state.waiting_rank = None
