@@ -107,7 +107,7 @@ def test_the_nearest_key(section: str, key: str, nearest: str | None) -> None:
         ("train.batch_size", 8.0, "train.batch_size", "wrong type", "an integer greater than 0"),
         ("train.learning_rate", float("inf"), "train.learning_rate", "must be finite", "a number greater than 0"),
         ("train.warmup_ratio", 1, "train.warmup_ratio", "out of range", "a number at least 0 and less than 1"),
-        ("train.precision", "fp16", "train.precision", "not an allowed value", "fp32 or bf16"),
+        ("train.precision", "fp8", "train.precision", "not an allowed value", "fp32, bf16 or fp16"),
         ("train", 3, "train", "wrong type", "a mapping with the keys"),
         ("data.train", "x.csv", "data.train", "wrong type", "a mapping with the keys kind, path"),
         ("data.train", {}, "data.train.path", "required key is missing", "a string"),

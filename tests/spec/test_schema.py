@@ -33,7 +33,7 @@ def test_it_accepts_what_the_models_accept(validator: Draft202012Validator, data
         ("train", "learning_rat", 1),
         ("train", "batch_size", 0),
         ("train", "batch_size", "8"),
-        ("train", "precision", "fp16"),
+        ("train", "precision", "fp8"),
         ("data", "train", {"path": "x", "pth": "y"}),
         ("data", "train", {"kind": "hub", "path": "x"}),
         ("data", "validation", {"fraction": 1.0}),
