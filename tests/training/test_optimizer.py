@@ -10,12 +10,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForPreTraini
 
 from fastserve_ray.errors import ModelError
 from fastserve_ray.training.strategies.optimizer import SCALE, decays, make_adamw, parameter_groups, set_learning_rate
-from tests.training.tiny import CONFIGS, train_spec
+from tests.training.tiny import CONFIGS, task_of, train_spec
 
 
 def model_of(family: str) -> torch.nn.Module:
     settings = {key: value for key, value in CONFIGS[family].items() if key != "model_type"}
-    auto: Any = AutoModelForPreTraining if family == "bert" else AutoModelForCausalLM
+    auto: Any = AutoModelForPreTraining if task_of(family) == "text-classification" else AutoModelForCausalLM
     model: torch.nn.Module = auto.from_config(AutoConfig.for_model(family, vocab_size=40, **settings))
     return model
 
