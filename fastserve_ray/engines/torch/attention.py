@@ -66,7 +66,7 @@ def current_step() -> Step:
     if step is None:
         raise EngineError(
             "this model belongs to a FastServe engine and cannot be called by itself",
-            hint="load a second copy, or call model.set_attn_implementation('sdpa') when the engine is gone",
+            hint="load a second copy of it",
         )
     return step
 

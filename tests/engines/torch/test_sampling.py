@@ -322,12 +322,11 @@ def test_logprobs_of_a_completion_are_those_of_the_model() -> None:
 
 def test_logprobs_of_drawn_tokens_are_those_before_temperature_and_filters() -> None:
     model, prompt = build_model(initializer_range=0.1), random_prompts(1)[0]
-    engine = build_engine(model, max_num_batched_tokens=16)
+    engine = build_engine(build_model(initializer_range=0.1), max_num_batched_tokens=16)
     sampling = SamplingParams(
         max_tokens=8, seed=3, temperature=2.5, top_k=50, repetition_penalty=1.4, logprobs=True, top_logprobs=20
     )
     (found,) = generate_all(engine, [GenerateRequest("a", prompt, sampling)])
-    model.set_attn_implementation("sdpa")
     with torch.inference_mode():
         logits = model(torch.tensor([prompt + found.token_ids])).logits[0, len(prompt) - 1 : -1]
     expected = logits.log_softmax(-1)
