@@ -119,13 +119,19 @@ class Inference:
     async def tokenize(self, body: TokenizeRequest) -> TokenizeAnswer:
         model = self.gateway.find(body.model, "text-generation")
         messages = None if body.messages is None else tuple(message.for_template() for message in body.messages)
-        call = TokenizeCall(body.prompt or "", messages, body.add_special_tokens, body.add_generation_prompt)
+        call = TokenizeCall(
+            body.prompt or "",
+            messages,
+            body.add_special_tokens,
+            body.add_generation_prompt,
+            with_texts=body.return_token_strs,
+        )
         found: Tokenized = await self.gateway.call(model, "tokenize", call)
         return TokenizeAnswer(
             count=len(found.token_ids),
             max_model_len=found.max_model_len,
             tokens=list(found.token_ids),
-            token_strs=list(found.texts) if body.return_token_strs else None,
+            token_strs=None if found.texts is None else list(found.texts),
         )
 
 

@@ -44,13 +44,14 @@ class TokenizeCall:
     """A conversation for the chat template, instead of ``prompt``."""
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
+    with_texts: bool = False
 
 
 @dataclass(frozen=True)
 class Tokenized:
     token_ids: tuple[int, ...]
-    texts: tuple[str, ...]
-    """Of each token."""
+    texts: tuple[str, ...] | None
+    """Of each token, where the call asks for them."""
     max_model_len: int
 
 

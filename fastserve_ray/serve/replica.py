@@ -86,7 +86,9 @@ class GenerateReplica:
         else:
             text = render(call.messages, tokenizer, add_generation_prompt=call.add_generation_prompt)
             ids = tokenize(text, tokenizer, add_special_tokens=False)
-        texts = tuple(ScoredToken(self._spelling.data(token), 0.0).text for token in ids)
+        texts = None
+        if call.with_texts:
+            texts = tuple(ScoredToken(self._spelling.data(token), 0.0).text for token in ids)
         return Tokenized(ids, texts, self._engine.max_model_len)
 
     async def status(self) -> ReplicaStatus:
@@ -114,6 +116,8 @@ class GenerateReplica:
         """
         tokenizer, max_model_len = self._engine.tokenizer, self._engine.max_model_len
         requests = await asyncio.to_thread(build_requests, call, tokenizer, max_model_len)
+        if call.sampling.logprobs:
+            await asyncio.to_thread(self._spelling.load)
         streams = [self._engine.generate(request) for request in requests]
         num_prompt_tokens = sum(len(request.prompt_token_ids) for request in requests)
         return self._counted(streams, num_prompt_tokens, call.sampling.n)

@@ -19,7 +19,7 @@ SPECIAL = b"\xff"
 
 
 class Spelling:
-    """Knows a model's vocabulary as bytes. It is read when the first log probability is asked for, in up to a second.
+    """Knows a model's vocabulary as bytes. It is read when it is first asked for, in up to a second.
 
     Args:
         tokenizer: a tokenizer of transformers.
@@ -27,6 +27,10 @@ class Spelling:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+
+    def load(self) -> None:
+        """Read the vocabulary now, if it is not there yet: away from an event loop whose streams would wait."""
+        _ = self._vocabulary
 
     def __call__(self, logprobs: Sequence[TokenLogprob]) -> Iterator[PlaceLogprobs]:
         """One place for each of ``logprobs``."""
