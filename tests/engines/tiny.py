@@ -16,7 +16,7 @@ from fastserve_ray.engines.torch.factory import build_generate_engine
 from fastserve_ray.spec.serve import EngineSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from fastserve_ray.engines.torch.engine import TorchEngine
 
@@ -105,6 +105,23 @@ def generate(model: Any, prompt: tuple[int, ...], max_tokens: int = 20) -> tuple
     ids = torch.tensor([prompt])
     output = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_tokens)
     return tuple(output[0, len(prompt) :].tolist())
+
+
+def check_crowded_cache(
+    build: Callable[..., TorchEngine], family: str, prompts: Sequence[tuple[int, ...]], max_tokens: int
+) -> None:
+    """Requests of rising priority with the same beginning, in a cache that holds a third of them, get the tokens that
+    ``generate`` gives each alone."""
+    model = build_model(family)
+    beginning = random_prompts(1, seed=3, longest=1)[0] * 17
+    long = [beginning + prompt for prompt in prompts]
+    expected = [generate(model, prompt, max_tokens) for prompt in long]
+    engine = build(
+        model, max_num_seqs=3, max_num_batched_tokens=24, kv_cache_tokens=128, kv_host_tokens=96, max_model_len=96
+    )
+    assert generate_rising(engine, long, max_tokens) == expected
+    stats = engine.stats()
+    assert min(stats.num_preemptions, stats.num_swapped_blocks, stats.num_dropped_tokens, stats.prefix_hit_tokens) > 0
 
 
 def generate_rising(engine: TorchEngine, prompts: Sequence[tuple[int, ...]], max_tokens: int) -> list[tuple[int, ...]]:

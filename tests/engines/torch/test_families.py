@@ -17,8 +17,8 @@ from tests.engines.tiny import (
     SHAPE,
     build_engine,
     build_model,
+    check_crowded_cache,
     generate,
-    generate_rising,
     greedy,
     random_prompts,
 )
@@ -62,17 +62,7 @@ def test_budgets_do_not_change_tokens(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_preemptions_swaps_and_prefix_hits_do_not_change_tokens(family: str) -> None:
-    """Requests of rising priority with the same beginning, in a cache that holds a third of them."""
-    model = build_model(family)
-    beginning = random_prompts(1, seed=3, longest=1)[0] * 17
-    prompts = [beginning + prompt for prompt in PROMPTS]
-    expected = [generate(model, prompt, 24) for prompt in prompts]
-    engine = build_engine(
-        model, max_num_seqs=3, max_num_batched_tokens=24, kv_cache_tokens=128, kv_host_tokens=96, max_model_len=96
-    )
-    assert generate_rising(engine, prompts, 24) == expected
-    stats = engine.stats()
-    assert min(stats.num_preemptions, stats.num_swapped_blocks, stats.num_dropped_tokens, stats.prefix_hit_tokens) > 0
+    check_crowded_cache(build_engine, family, PROMPTS, 24)
 
 
 def test_bfloat16_runs() -> None:

@@ -26,8 +26,8 @@ from tests.engines.tiny import (
     build_engine,
     build_model,
     build_tokenizer,
+    check_crowded_cache,
     generate,
-    generate_rising,
     greedy,
     random_prompts,
 )
@@ -46,17 +46,7 @@ def build_paged(model: Any, **spec: Any) -> TorchEngine:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_through_preemptions_swaps_and_prefix_hits(family: str) -> None:
-    """Requests of rising priority with the same beginning, in a cache that holds a third of them."""
-    model = build_model(family)
-    beginning = random_prompts(1, seed=3, longest=1)[0] * 17
-    prompts = [beginning + prompt for prompt in PROMPTS]
-    expected = [generate(model, prompt, 16) for prompt in prompts]
-    engine = build_paged(
-        model, max_num_seqs=3, max_num_batched_tokens=24, kv_cache_tokens=128, kv_host_tokens=96, max_model_len=96
-    )
-    assert generate_rising(engine, prompts, 16) == expected
-    stats = engine.stats()
-    assert min(stats.num_preemptions, stats.num_swapped_blocks, stats.num_dropped_tokens, stats.prefix_hit_tokens) > 0
+    check_crowded_cache(build_paged, family, PROMPTS, 16)
 
 
 @pytest.mark.parametrize(("max_num_seqs", "max_num_batched_tokens"), [(1, 1), (8, 11), (8, 256)])
