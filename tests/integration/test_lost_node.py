@@ -20,20 +20,24 @@ from tests.training.tiny import model_spec, train_spec, write_dataset
 
 if TYPE_CHECKING:
     from fastserve_ray.artifacts.manifest import Manifest
+    from fastserve_ray.events.event import Event
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 START = "import sys; from tests.integration.test_lost_node import main; main(sys.argv[1])"
 RUN = "run-node"
+STEPS, KILLED_AT = 400, 100
+"""Ray's controller has heard of several checkpoints by then, and some seconds of training are left."""
 
 
 def main(path: str) -> None:
     """A cluster of its own: a head without processors, and two nodes with room for one worker each. One of them is
-    killed after the first checkpoint, and a third takes its place."""
+    killed with all its processes when some checkpoints are there, and a third takes its place."""
     import tempfile
     import time
     from concurrent.futures import ThreadPoolExecutor
 
+    import psutil
     import ray
     from ray.cluster_utils import Cluster
 
@@ -49,8 +53,12 @@ def main(path: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(train_on_ray, **arguments)
         reader = EventReader(arguments["storage_uri"], RUN)
-        while not any(event.kind == "checkpoint_written" for event in reader.poll()):
+        while not any(is_late_checkpoint(event) for event in reader.poll()):
+            assert not future.done(), future.result()
             time.sleep(0.05)
+        raylet = psutil.Process(nodes[1].all_processes["raylet"][0].process.pid)
+        for process in raylet.children(recursive=True):
+            process.kill()
         cluster.remove_node(nodes[1], allow_graceful=False)
         cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)  # sets a signal handler: in the main thread
         manifest = future.result()
@@ -59,13 +67,17 @@ def main(path: str) -> None:
     cluster.shutdown()
 
 
+def is_late_checkpoint(event: Event) -> bool:
+    return event.kind == "checkpoint_written" and int(str(event.fields["step"])) >= KILLED_AT
+
+
 def test_the_model_is_that_of_an_uninterrupted_run(tmp_path: Path) -> None:
     storage = Storage.open(str(tmp_path / "storage"))
     folder = write_dataset(tmp_path / "dataset", "text-generation")
     dataset = Registry(storage).publish(
         folder, kind="dataset", stage="data", digest="d" * 64, parents={}, spec={}, metrics={}, info={}
     )
-    train = train_spec(max_steps=200, workers=2, checkpoint={"every_steps": 20}, learning_rate=1e-3)
+    train = train_spec(max_steps=STEPS, workers=2, checkpoint={"every_steps": 20}, learning_rate=1e-3)
     data = DataSpec(train=PythonDocsSource(kind="python-docs"))
     spec = RunSpec(name="tiny", storage=storage.uri, model=model_spec("gpt2"), data=data, train=train)
     arguments = {
