@@ -10,6 +10,8 @@ from fastserve_ray.engines.protocol import FinishReason, Prediction, SamplingPar
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fastserve_ray.serve.routing.work import ExpectedWork
+
 
 @dataclass(frozen=True)
 class GenerateCall:
@@ -30,6 +32,8 @@ class GenerateCall:
     """``max_tokens`` in it is not used."""
     priority: int = 0
     share_key: str = ""
+    work: ExpectedWork | None = None
+    """What the gateway expects of it, for routers and for the replica's account of its load."""
 
     @property
     def prompt_field(self) -> str:

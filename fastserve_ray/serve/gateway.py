@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError, RayError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
+from fastserve_ray.serve.calls import Frame, GenerateCall
 from fastserve_ray.serve.failures import (
     Failure,
     RequestFailed,
@@ -23,11 +26,12 @@ from fastserve_ray.serve.failures import (
     unavailable,
     unknown_model,
 )
+from fastserve_ray.serve.routing.work import WorkEstimate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from fastserve_ray.serve.calls import Frame, GenerateCall, ReplicaStatus
+    from fastserve_ray.serve.calls import ReplicaStatus
     from fastserve_ray.spec.model import TaskName
 
 LEAVING = (asyncio.CancelledError, GeneratorExit, TimeoutError)
@@ -57,6 +61,7 @@ class Gateway:
     def __init__(self, models: Mapping[str, ServedModel], handles: Mapping[str, Any]) -> None:
         self.models = models
         self._handles = handles
+        self._estimates: defaultdict[str, WorkEstimate] = defaultdict(WorkEstimate)
 
     def find(self, name: str, task: TaskName) -> ServedModel:
         """The model of this name, which must be of this task.
@@ -78,6 +83,7 @@ class Gateway:
         Raises:
             RequestFailed: any failure.
         """
+        argument = self._with_work(model, argument)
         response = getattr(self._handles[model.name], method).remote(argument)
         try:
             async with asyncio.timeout(model.request_timeout_s):
@@ -91,6 +97,8 @@ class Gateway:
             raise RequestFailed(_failure_of(error)) from error
         if isinstance(answer, Failure):
             raise RequestFailed(answer)
+        if isinstance(argument, GenerateCall) and isinstance(answer, Frame):
+            self._estimates[model.name].learn(argument, answer)
         return answer
 
     async def stream(self, model: ServedModel, call: GenerateCall) -> AsyncGenerator[Frame, None]:
@@ -100,8 +108,9 @@ class Gateway:
             RequestFailed: any failure, before or between frames.
         """
         deadline = asyncio.get_running_loop().time() + model.request_timeout_s
-        response = self._handles[model.name].options(stream=True).stream.remote(call)
+        response = self._handles[model.name].options(stream=True).stream.remote(self._with_work(model, call))
         is_done = False
+        last: Frame | None = None
         try:
             while not is_done:
                 async with asyncio.timeout_at(deadline):
@@ -110,7 +119,10 @@ class Gateway:
                 if isinstance(item, Failure):
                     raise RequestFailed(item)
                 if item is not None:
+                    last = item
                     yield item
+            if last is not None:
+                self._estimates[model.name].learn(call, last)
         except LEAVING as error:
             _cancel(response)
             if isinstance(error, TimeoutError):
@@ -120,6 +132,11 @@ class Gateway:
             raise
         except Exception as error:
             raise RequestFailed(_failure_of(error)) from error
+
+    def _with_work(self, model: ServedModel, call: Any) -> Any:
+        if not isinstance(call, GenerateCall):
+            return call
+        return dataclasses.replace(call, work=self._estimates[model.name].expect(call))
 
     async def statuses(self, model: ServedModel) -> list[ReplicaStatus]:
         """What each running replica says of itself; empty when there is none."""
