@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from fastserve_ray import __version__
 from fastserve_ray.serve import sse
 from fastserve_ray.serve.answers import Answers, ChatAnswers, CompletionAnswers, classify_answer, usage_of
+from fastserve_ray.serve.bodies import StrictRoute
 from fastserve_ray.serve.calls import (
     Classified,
     ClassifyCall,
@@ -23,10 +24,19 @@ from fastserve_ray.serve.calls import (
     TokenizeCall,
     Tokenized,
 )
-from fastserve_ray.serve.failures import Failure, RequestFailed, internal, of_validation, unavailable, unknown_model
+from fastserve_ray.serve.failures import (
+    Failure,
+    RequestFailed,
+    internal,
+    not_json,
+    of_validation,
+    unavailable,
+    unknown_model,
+)
 from fastserve_ray.serve.metrics import CONTENT_TYPE, ServerMetrics
-from fastserve_ray.serve.middleware import Observed
-from fastserve_ray.serve.wire.base import ErrorAnswer, ModelCard, ModelList, WireAnswer, WireRequest
+from fastserve_ray.serve.middleware import Observed, route_of
+from fastserve_ray.serve.openapi import METRICS_PAGE, REFUSED, STREAMED, describe
+from fastserve_ray.serve.wire.base import ModelCard, ModelList, WireAnswer, WireRequest
 from fastserve_ray.serve.wire.chat import ChatAnswer, ChatRequest
 from fastserve_ray.serve.wire.classify import ClassifyAnswer, ClassifyRequest
 from fastserve_ray.serve.wire.completions import DEFAULT_MAX_TOKENS, CompletionAnswer, CompletionRequest
@@ -38,10 +48,6 @@ if TYPE_CHECKING:
     from fastserve_ray.serve.gateway import Gateway, ServedModel
 
 REQUEST_ID_HEADER = "x-request-id"
-ERRORS: dict[int | str, dict[str, object]] = {
-    status: {"model": ErrorAnswer} for status in (400, 404, 422, 500, 503, 504)
-}
-"""For the OpenAPI document; 422 stands there because FastAPI adds its own shape otherwise, but 400 is what is sent."""
 REQUEST_MODELS: dict[str, type[WireRequest]] = {
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
@@ -54,12 +60,14 @@ REQUEST_MODELS: dict[str, type[WireRequest]] = {
 def build_api(gateway: Gateway, metrics: ServerMetrics | None = None) -> FastAPI:
     """The ASGI application of the ingress."""
     metrics = metrics or ServerMetrics(gateway.models)
-    app = FastAPI(title="FastServe-Ray", version=__version__, responses=ERRORS)
+    app = FastAPI(title="FastServe-Ray", version=__version__, responses=REFUSED)
+    app.router.route_class = StrictRoute
     app.add_middleware(Observed, metrics=metrics)
     _add_error_handlers(app)
     _add_inference(app, Inference(gateway, metrics))
     _add_models(app, gateway)
     _add_operations(app, gateway, metrics)
+    describe(app)
     return app
 
 
@@ -136,12 +144,12 @@ class Inference:
 
 
 def _add_inference(app: FastAPI, inference: Inference) -> None:
-    @app.post("/v1/completions", response_model=CompletionAnswer)
+    @app.post("/v1/completions", response_model=CompletionAnswer, responses=STREAMED)
     async def completions(body: Annotated[CompletionRequest, Body()]) -> Response:
         model = inference.gateway.find(body.model, "text-generation")
-        identity = _identity("cmpl")
+        identity = _identity("cmpl", body.request_id)
         call = GenerateCall(
-            identity,
+            _identity("cmpl"),
             prompts=body.prompts,
             max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
             sampling=body.sampling,
@@ -153,12 +161,12 @@ def _add_inference(app: FastAPI, inference: Inference) -> None:
             return await inference.stream(model, call, answers, include_usage=body.include_usage)
         return await inference.complete(model, call, answers)
 
-    @app.post("/v1/chat/completions", response_model=ChatAnswer)
+    @app.post("/v1/chat/completions", response_model=ChatAnswer, responses=STREAMED)
     async def chat_completions(body: Annotated[ChatRequest, Body()]) -> Response:
         model = inference.gateway.find(body.model, "text-generation")
-        identity = _identity("chatcmpl")
+        identity = _identity("chatcmpl", body.request_id)
         call = GenerateCall(
-            identity,
+            _identity("chatcmpl"),
             messages=tuple(message.for_template() for message in body.messages),
             tools=tuple(tool.for_template() for tool in body.offered_tools),
             constraint_field="tools" if body.is_call_forced else "response_format",
@@ -217,7 +225,7 @@ def _add_operations(app: FastAPI, gateway: Gateway, metrics: ServerMetrics) -> N
     async def version() -> dict[str, str]:
         return {"version": __version__}
 
-    @app.get("/metrics")
+    @app.get("/metrics", responses=METRICS_PAGE)
     async def metrics_page() -> Response:
         found = [(name, status) for name, model in gateway.models.items() for status in await gateway.statuses(model)]
         return Response(metrics.page(found), headers={"content-type": CONTENT_TYPE})
@@ -230,7 +238,9 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
-        known = REQUEST_MODELS.get(request.url.path)
+        if isinstance(error.body, bytes):
+            return error_response(not_json(request.headers.get("content-type")))
+        known = REQUEST_MODELS.get(route_of(request.scope))
         return error_response(of_validation(error.errors(), list(known.model_fields) if known else ()))
 
     @app.exception_handler(HTTPException)
@@ -264,5 +274,6 @@ def _join(answers: Answers, frame: Frame) -> bytes:
     return b"".join(sse.event(chunk) for chunk in answers.chunks(frame))
 
 
-def _identity(prefix: str) -> str:
-    return f"{prefix}-{uuid4().hex}"
+def _identity(prefix: str, chosen: str | None = None) -> str:
+    """Of an answer. What a client chose need not be unique, so it never names a request in the engine."""
+    return f"{prefix}-{chosen or uuid4().hex}"

@@ -91,6 +91,16 @@ def unknown_model(name: str, known: Sequence[str]) -> Failure:
     )
 
 
+def not_json(content_type: str | None) -> Failure:
+    """415."""
+    sent = "without a content-type" if content_type is None else f"as {content_type[:80]!r}"
+    return Failure(
+        415,
+        f"the body must be sent with content-type: application/json; it came {sent}",
+        code="unsupported_content_type",
+    )
+
+
 def overloaded(message: str) -> Failure:
     return Failure(503, message, code="overloaded", retry_after_s=RETRY_AFTER_S)
 

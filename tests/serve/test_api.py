@@ -178,8 +178,42 @@ async def test_every_refusal_has_openais_shape(method: str, path: str, content: 
 async def test_a_body_of_another_type_is_refused_with_the_reason() -> None:
     async with client(FakeHandle()) as http:
         response = await http.post("/v1/completions", content=json.dumps(BODY), headers={"content-type": "text/plain"})
-    assert response.status_code == 400
+    assert response.status_code == 415
     assert "content-type" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("prompt", [b'"\\ud800"', b'"\xed\xa0\x80"', b'"\xff"', b"NaN"])
+async def test_what_is_no_json_and_no_text_is_refused(prompt: bytes) -> None:
+    content = b'{"model": "m", "prompt": ' + prompt + b"}"
+    async with client(FakeHandle(FIRST)) as http:
+        response = await http.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert "JSON" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_id_ends_the_answers_id(stream: bool) -> None:
+    response = await answer(FIRST, LAST, body={**BODY, "request_id": "order-7", "stream": stream})
+    ids = {json.loads(line)["id"] for line in _payloads(response)}
+    assert ids == {"cmpl-order-7"}
+
+
+def _payloads(response: httpx.Response) -> list[str]:
+    lines = [line.removeprefix("data: ") for line in response.text.split("\n\n")]
+    return [line for line in lines if line not in ("", "[DONE]")]
+
+
+async def test_every_failure_of_the_openapi_document_has_openais_shape() -> None:
+    async with client(FakeHandle()) as http:
+        document = (await http.get("/openapi.json")).json()
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            refused = {status: body for status, body in operation["responses"].items() if status != "200"}
+            assert {"400", "404", "415", "503"} <= set(refused), path
+            assert "422" not in refused, path
+            for body in refused.values():
+                assert body["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorAnswer")
+    assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
 async def test_metrics_count_requests_tokens_and_first_tokens() -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic_core import PydanticCustomError, core_schema
 
 if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 UNSUPPORTED = "unsupported_value"
 """Error type and OpenAI error code of a field that is known but not supported."""
@@ -35,6 +35,11 @@ class OnlyNeutral:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"enum": [None, *self.values], "description": "Not supported but for values without effect."}
 
     def _check(self, value: JsonValue) -> JsonValue:
         if value is None or any(_is_same(value, neutral) for neutral in self.values):

@@ -24,6 +24,9 @@ TokenName = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 """A token id as the key of a JSON object."""
 
 
+RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+
+
 class SamplingRequest(WireRequest):
     """How to sample, when to stop, and how to answer."""
 
@@ -60,6 +63,8 @@ class SamplingRequest(WireRequest):
     """Tokens before which nothing ends the answer; default 0."""
     ignore_eos: bool | None = None
     """Go on after the end-of-sequence token; for measurements."""
+    request_id: RequestId | None = None
+    """Ends the answer's ``id``, so that it can be found again in logs; default: random."""
     priority: Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None
     """Requests with a larger one are served first; default 0."""
 
