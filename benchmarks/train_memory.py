@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.common import Figure, make_parser, report
 from fastserve_ray.plan.memory import training_states
 from fastserve_ray.plan.model_size import ModelSize, model_size
+from fastserve_ray.plan.pipeline import stage_sizes, stage_states
 from fastserve_ray.spec import ModelSpec, TrainSpec
 
 if TYPE_CHECKING:
     from multiprocessing.queues import SimpleQueue
+
+    from fastserve_ray.plan.peak import States
 
 CONFIG: dict[str, Any] = {
     "model_type": "gpt2",
@@ -40,10 +43,13 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "tensor 2 x DDP 2": {"tensor": 2, "workers": 2},
     "tensor 2 x ZeRO-1 2": {"tensor": 2, "workers": 2, "zero": 1},
     "tensor 2 x ZeRO-2 2": {"tensor": 2, "workers": 2, "zero": 2},
+    "pipeline 2": {"pipeline": 2},
+    "tensor 2 x pipeline 2": {"tensor": 2, "pipeline": 2},
     "ZeRO-1, 4 workers": {"workers": 4, "zero": 1},
     "ZeRO-2, 4 workers": {"workers": 4, "zero": 2},
     "ZeRO-3, 4 workers": {"workers": 4, "zero": 3},
 }
+TASK = "text-generation"
 NUM_ROWS, LENGTH = 8, 32
 MEGABYTE = 1e6
 
@@ -71,19 +77,27 @@ def size() -> ModelSize:
     return model_size(ModelSpec(config=CONFIG))
 
 
+def planned(train: TrainSpec) -> States:
+    """Of rank 0, which is on the first stage of a pipeline."""
+    parallel, model = train.parallel, size()
+    if parallel.pipeline > 1:
+        assert model.architecture is not None
+        stages = stage_sizes(model.architecture, TASK, parallel.pipeline, tensor=parallel.tensor)
+        return stage_states(train, stages[0])
+    return training_states(model, train, task=TASK, workers=parallel.workers, zero=parallel.zero)
+
+
 def row(name: str, held: dict[str, int]) -> dict[str, Figure]:
     """Figures of one strategy: megabytes, and by how much the sum differs from what ``plan`` says."""
-    train = train_spec(STRATEGIES[name])
-    parallel = train.parallel
-    said = training_states(size(), train, task="text-generation", workers=parallel.workers, zero=parallel.zero)
-    total, planned = sum(held.values()), said.parameters + said.gradients + said.optimizer
+    said = planned(train_spec(STRATEGIES[name]))
+    total, expected = sum(held.values()), said.parameters + said.gradients + said.optimizer
     parts: dict[str, Figure] = {kind: round(value / MEGABYTE, 2) for kind, value in held.items()}
     return {
         "strategy": name,
         **parts,
         "sum": round(total / MEGABYTE, 2),
-        "plan": round(planned / MEGABYTE, 2),
-        "difference": f"{total / planned - 1:+.1%}",
+        "plan": round(expected / MEGABYTE, 2),
+        "difference": f"{total / expected - 1:+.1%}",
     }
 
 
@@ -135,7 +149,7 @@ def held_by(train: TrainSpec, rank: int, ranks: int) -> dict[str, int]:
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     world = World.of(rank, ranks, "cpu", train.parallel)
     strategy: Any = make_strategy(train.parallel)
-    strategy.setup(model, train, world, load_task("text-generation"), batch)
+    strategy.setup(model, train, world, load_task(TASK), batch)
     seen: list[dict[str, int]] = []
     update = strategy.update
 

@@ -15,7 +15,8 @@ w is 4 bytes in fp32 and 2 in bf16 and fp16. The table is section 3 and figure 1
 2020, arXiv 1910.02054; its K = 12 is the 8 + 4 here); DeepSpeed keeps the fp32 master copy (the 4) in fp32 training
 too. Without ZeRO, both are autocast over fp32 weights.
 
-A stage of a pipeline holds its own part of P, and tied embeddings on the first and the last (``plan/pipeline.py``).
+A stage of a pipeline holds its own part of P, and tied embeddings on the first and the last (``plan/pipeline.py``);
+where layers are cut, a rank holds its share of that (``plan/parameters.py``).
 With an adapter, gradients and optimizer are those of its few parameters.
 
 What is kept of a forward pass is counted in ``plan/activations.py``, the peak of all of it in ``plan/peak.py``.
@@ -194,8 +195,9 @@ def training_states(size: ModelSize, train: TrainSpec, *, task: str, workers: in
     assert size.num_parameters is not None
     count, parallel = size.num_parameters, train.parallel
     if parallel.tensor > 1 and size.architecture is not None:
-        has_head = task != "text-classification"
-        count = parameters_of_rank(size.architecture, count, tensor=parallel.tensor, has_head=has_head)
+        has_scores = task != "text-classification" and not size.architecture.has_tied_embeddings
+        num_tables = 2 if has_scores else 1
+        count = parameters_of_rank(size.architecture, count, tensor=parallel.tensor, num_tables=num_tables)
     parts = training_bytes(
         count + added, workers=workers, zero=zero, precision=train.precision, num_trained=added or None
     )
@@ -210,7 +212,8 @@ def _pipeline(spec: RunSpec, train: TrainSpec, model: Architecture, activations:
     """Of the stage that needs the most; nothing is known of more stages than layers, which are refused."""
     if train.parallel.pipeline > model.num_layers:
         return StageMemory("train", None, None, None, None, reason="there are more stages than layers")
-    sizes = stage_sizes(model, spec.model.task, train.parallel.pipeline, spec.model.num_labels or 2)
+    parallel = train.parallel
+    sizes = stage_sizes(model, spec.model.task, parallel.pipeline, spec.model.num_labels or 2, tensor=parallel.tensor)
     states, kept, peak = heaviest_stage(model, train, activations, sizes=sizes, num_micro_batches=train.passes_per_step)
     return StageMemory("train", states.parameters, states.gradients, states.optimizer, kept.peak, at_once=peak)
 

@@ -23,13 +23,14 @@ def count_parameters(model: Architecture, task: str, num_labels: int = 2) -> int
     return count(model, task, num_labels)
 
 
-def parameters_of_rank(model: Architecture, num_parameters: int, *, tensor: int, has_head: bool) -> int:
+def parameters_of_rank(model: Architecture, num_parameters: int, *, tensor: int, num_tables: int) -> int:
     """How many of ``num_parameters`` a rank holds when layers are cut into ``tensor`` parts. Norms, positions, biases
     of what is summed, and heads of classifiers are on all ranks whole; so are keys and values with fewer heads than
     ranks.
 
     Args:
-        has_head: whether words are predicted, so that untied scores are cut too.
+        model: the sizes; of a stage of a pipeline, with the layers of that stage.
+        num_tables: how many of the tables with a row a word, embeddings and scores, are among ``num_parameters``.
     """
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, keys = model.num_heads * model.head_dim, 2 * model.num_kv_heads * model.head_dim
@@ -38,8 +39,7 @@ def parameters_of_rank(model: Architecture, num_parameters: int, *, tensor: int,
     attention = (queries + keys) * (hidden + (1 if model.has_attention_bias else 0)) + queries * hidden
     columns = 2 if model.family == "llama" else 1
     mlp = columns * inner * (hidden + (1 if model.has_mlp_bias else 0)) + inner * hidden
-    tables = model.vocab_size * hidden * (2 if has_head and not model.has_tied_embeddings else 1)
-    cut = tables + model.num_layers * (attention + mlp)
+    cut = num_tables * model.vocab_size * hidden + model.num_layers * (attention + mlp)
     return num_parameters - cut + -(-cut // tensor)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastserve_ray.plan.activations import Activations
-from fastserve_ray.plan.parameters import CLASSIFICATION, count_parameters
+from fastserve_ray.plan.parameters import CLASSIFICATION, count_parameters, parameters_of_rank
 from fastserve_ray.plan.peak import States, training_peak
 
 if TYPE_CHECKING:
@@ -75,19 +75,43 @@ class StageSize:
     num_parameters: int
 
 
-def stage_sizes(model: Architecture, task: str, num_stages: int, num_labels: int = 2) -> tuple[StageSize, ...]:
-    """Layers and parameters of every stage. Tied embeddings are held by the first and by the last one."""
+def stage_sizes(
+    model: Architecture, task: str, num_stages: int, num_labels: int = 2, *, tensor: int = 1
+) -> tuple[StageSize, ...]:
+    """Layers of every stage, and parameters that a rank of it holds. Tied embeddings are held by the first and by the
+    last one.
+
+    Args:
+        tensor: among how many ranks each layer is cut. Whole layers decide how they are shared out.
+    """
     bare = count_parameters(replace(model, num_layers=0), task, num_labels)
     layer = (count_parameters(model, task, num_labels) - bare) // model.num_layers
-    tables = model.vocab_size + (0 if model.family == "llama" else model.num_positions + model.type_vocab_size)
-    first = (tables + (2 if model.family == "bert" else 0)) * model.hidden_size  # BERT's embeddings have a norm
+    entries = model.vocab_size + (0 if model.family == "llama" else model.num_positions + model.type_vocab_size)
+    first = (entries + (2 if model.family == "bert" else 0)) * model.hidden_size  # BERT's embeddings have a norm
     is_tied = task != CLASSIFICATION and model.has_tied_embeddings
     last = bare - first + (model.vocab_size * model.hidden_size if is_tied else 0)
     shares = share_out([float(layer)] * model.num_layers, num_stages, first=first, last=last)
     ends = [0] * num_stages
     ends[0] += first
     ends[-1] += last
-    return tuple(StageSize(len(share), len(share) * layer + end) for share, end in zip(shares, ends, strict=True))
+    tables = [0] * num_stages
+    tables[0] += 1
+    tables[-1] += task != CLASSIFICATION
+    return tuple(
+        StageSize(
+            len(share),
+            parameters_of_rank(
+                replace(model, num_layers=len(share)), len(share) * layer + end, tensor=tensor, num_tables=number
+            ),
+        )
+        for share, end, number in zip(shares, ends, tables, strict=True)
+    )
+
+
+def stage_states(train: TrainSpec, size: StageSize) -> States:
+    """Bytes of weights, gradients and optimizer on a rank of a stage."""
+    weights, sharers = _FP32 * size.num_parameters, train.parallel.workers if train.parallel.zero else 1
+    return States(weights, weights, -(-_ADAM * size.num_parameters // sharers))
 
 
 def heaviest_stage(
@@ -111,8 +135,7 @@ def heaviest_stage(
             outside=kept * one.outside,
             loss=loss,
         )
-        weights, sharers = _FP32 * size.num_parameters, train.parallel.workers if train.parallel.zero else 1
-        states = States(weights, weights, -(-_ADAM * size.num_parameters // sharers))
+        states = stage_states(train, size)
         peak = training_peak(
             states,
             part,

@@ -27,9 +27,10 @@ class ParallelSpec(Section):
     offload_folder: str | None = None
     """A folder on a fast local disk of every node, for ``offload: nvme``."""
     tensor: PositiveInt = 1
-    """Into how many parts each layer is cut (Megatron, arXiv 1909.08053); goes with ``zero`` up to 2."""
+    """Into how many parts each layer is cut (Megatron, arXiv 1909.08053); goes with ``zero`` up to 2, and with
+    ``pipeline``."""
     pipeline: PositiveInt = 1
-    """Into how many stages the layers are cut; goes with ``zero`` up to 1."""
+    """Into how many stages the layers are cut; goes with ``tensor`` and with ``zero`` up to 1."""
     schedule: Literal["gpipe", "1f1b"] = "1f1b"
     """Order of a pipeline's micro batches: all forward passes first (gpipe, arXiv 1811.06965), or one forward, one
     backward (1f1b, arXiv 1806.03377), which keeps fewer activations."""

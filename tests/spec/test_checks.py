@@ -76,9 +76,19 @@ def choice(*values: object) -> dict[str, Any]:
         ({"train/parallel/zero": 3, "train/parallel/tensor": 2}, "train.parallel.zero", "does not go with tensor: 2"),
         ({"train/parallel/zero": 2, "train/parallel/pipeline": 2}, "train.parallel.zero", "go with pipeline: 2"),
         (
-            {"train/parallel/zero": 0, "train/parallel/pipeline": 2, "train/parallel/tensor": 2},
-            "train.parallel.pipeline",
-            "does not go with tensor: 2",
+            {"train/parallel": {"zero": 2, "pipeline": 2, "tensor": 2}},
+            "train.parallel.zero",
+            "does not go with pipeline: 2",
+        ),
+        (
+            {"train/parallel": {"workers": 2, "pipeline": 2, "tensor": 3}},
+            "train.parallel.tensor",
+            "does not divide num_attention_heads (4)",
+        ),
+        (
+            {"cluster/num_cpus": 7, "train/parallel": {"workers": 2, "pipeline": 2, "tensor": 2}},
+            "train.parallel.workers",
+            "8 x 1 CPU is more than cluster.num_cpus (7)",
         ),
         (
             {"train/parallel/zero": 0, "train/parallel/offload": "cpu"},
@@ -199,6 +209,7 @@ def test_nothing_to_do() -> None:
         {"train/resources_per_worker": {"GPU": 0.5}},
         {"train/parallel": {"workers": 2, "zero": 2, "tensor": 2}},
         {"train/parallel": {"workers": 2, "zero": 1, "pipeline": 2, "schedule": "gpipe"}},
+        {"train/parallel": {"workers": 2, "zero": 1, "pipeline": 2, "tensor": 2}},
         {"train/parallel": {"workers": 2, "zero": 3, "offload": "nvme", "offload_folder": "/mnt/disk"}},
     ],
 )

@@ -47,14 +47,6 @@ def _products(parallel: ParallelSpec) -> Iterator[Finding]:
                 f"at most {highest} with {name}, or {name}: 1",
                 uses=((*_AT, name),),
             )
-    if parallel.tensor > 1 and parallel.pipeline > 1:
-        yield Finding(
-            (*_AT, "pipeline"),
-            f"does not go with tensor: {parallel.tensor}",
-            str(parallel.pipeline),
-            "one of the two; either goes with workers",
-            uses=((*_AT, "tensor"),),
-        )
 
 
 def _unused(parallel: ParallelSpec) -> Iterator[Finding]:

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
+
+from fastserve_ray.training.tensor.norm import squared_norm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from fastserve_ray.training.tensor.shards import Shards
 
 BUCKET_ELEMENTS = 25_000_000 // 4
 """Gradients exchanged at once; 25 MB, as in DistributedDataParallel."""
@@ -31,20 +35,21 @@ def clip_gradients(
     copies: Sequence[torch.nn.Parameter],
     max_norm: float,
     group: dist.ProcessGroup,
+    shards: Shards,
 ) -> None:
     """Scale the gradients of all stages so that their common norm is at most ``max_norm``; 0 turns it off.
 
     Args:
         copies: parameters that another stage counts.
         group: the stages.
+        shards: how the layers of each stage are cut.
     """
     if max_norm <= 0:
         return
     left_out = {id(parameter) for parameter in copies}
     trained = [parameter for parameter in parameters if parameter.grad is not None]
-    counted = [parameter.grad for parameter in trained if id(parameter) not in left_out and parameter.grad is not None]
-    squares = get_total_norm(counted).double().square() if counted else torch.zeros((), dtype=torch.float64)
-    squares = squares.to(parameters[0].device)
+    counted = [parameter for parameter in trained if id(parameter) not in left_out]
+    squares = squared_norm(counted, shards, parameters[0].device)
     dist.all_reduce(squares, group=group)
     clip_grads_with_norm_(trained, max_norm, squares.sqrt().float())
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,8 @@ class HeldBytes:
     """The optimizer's moments."""
 
 
-def plain_bytes(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> HeldBytes:
+def plain_bytes(parameters: Sequence[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> HeldBytes:
     """Where the optimizer changes the module's own parameters."""
-    parameters = list(module.parameters())
     return HeldBytes(_sum(parameters), _sum(parameter.grad for parameter in parameters), 0, _moments(optimizer))
 
 

@@ -1,7 +1,8 @@
 """Pipeline parallel: the layers are cut into stages, and micro batches go through them one after another.
 
-Alone, with data parallel workers (gradients of a stage are summed over the workers that hold it), and with ZeRO 1 (its
-optimizer state is shared out over them).
+Alone, with data parallel workers (gradients of a stage are summed over the workers that hold it), with ZeRO 1 (its
+optimizer state is shared out over them), and with layers cut over a tensor group (each of its ranks exchanges hidden
+states with the rank of the same number on the stages beside it).
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from fastserve_ray.training.pipeline.optimizer import make_stage_optimizer, own_
 from fastserve_ray.training.pipeline.stage import Stage
 from fastserve_ray.training.pipeline.timing import measure_costs
 from fastserve_ray.training.precision import autocast
+from fastserve_ray.training.strategies.held import HeldBytes, plain_bytes
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
 from fastserve_ray.training.strategies.protocol import Sums
+from fastserve_ray.training.tensor.cutting import cut_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -48,20 +51,23 @@ class PipelineStrategy:
         self._schedule = train.parallel.schedule
         self._max_grad_norm = float(train.max_grad_norm)
         self.module = model
-        pieces = Pieces.of(model)
-        self._names = {parameter: name for name, parameter in model.named_parameters()}
-        self._origins = origins(model)
-        whole = make_adamw(model, train)  # groups go by the names of the whole model
         stage, count = world.pipeline_rank, world.pipeline_size
         is_first, is_last = stage == 0, stage == count - 1
+        whole = Pieces.of(model)
+        costs = self._costs(whole, train, objective, sample) if train.parallel.balance_stages == "time" else None
+        layers = whole.shares(count, costs)[stage]  # of whole layers, so that ranks of a tensor group share out alike
+        self._shards = cut_model(model, world)
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        self._origins = origins(model)
+        optimizer = make_adamw(model, train)  # groups go by the names of the whole model
+        pieces = Pieces.of(model)
         tied = pieces.tied() if is_first or is_last else []
-        costs = self._costs(pieces, train, objective, sample) if train.parallel.balance_stages == "time" else None
-        cut(pieces, pieces.shares(count, costs)[stage], is_first=is_first, is_last=is_last)
+        cut(pieces, layers, is_first=is_first, is_last=is_last)
         move_to(model, world.device)
         self._held = held_parameters(model)
-        self._names = {parameter: self._names[parameter] for parameter in self._held}
+        self._names = {parameter: names[parameter] for parameter in self._held}
         self._tied = TiedWeights(tied, self._group, is_first=is_first)
-        self._optimizer = make_stage_optimizer(whole, self._held, world, zero=train.parallel.zero)
+        self._optimizer = make_stage_optimizer(optimizer, self._held, world, zero=train.parallel.zero)
         self._stage = Stage(
             model,
             objective,
@@ -95,12 +101,20 @@ class PipelineStrategy:
         losses = self._stage.train(micro_batches, self._schedule)
         sum_gradients(self._held, self._world.data_group)
         self._tied.sum_gradients()
-        clip_gradients(self._held, self._tied.copies, self._max_grad_norm, self._group)
+        self.update(learning_rate)
+        return self._of_last_stage(float(torch.stack(losses).double().sum()) if losses else 0.0)[0]
+
+    def update(self, learning_rate: float) -> None:
+        """Clip, change the weights, and drop the gradients."""
+        clip_gradients(self._held, self._tied.copies, self._max_grad_norm, self._group, self._shards)
         set_learning_rate(self._optimizer, learning_rate)
         self._optimizer.step()
         for parameter in self._held:
             parameter.grad = None
-        return self._of_last_stage(float(torch.stack(losses).double().sum()) if losses else 0.0)[0]
+
+    def held_bytes(self) -> HeldBytes:
+        """What this rank holds now."""
+        return plain_bytes(self._held, own_optimizer(self._optimizer))
 
     def evaluate(self, micro_batches: Iterable[MicroBatch]) -> Sums:
         self.module.eval()
@@ -126,7 +140,7 @@ class PipelineStrategy:
             updated = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
             left_out |= {id(parameter) for parameter in self._held} - updated
         named = [(name, parameter) for name, parameter in self._named() if id(parameter) not in left_out]
-        yield from parameter_slices(named, optimizer, share=(rank, size))
+        yield from parameter_slices(named, optimizer, share=(rank, size), place_of=self._shards.place)
         if self._world.data_rank == 0:
             yield from buffer_slices(self.module)
 
@@ -134,7 +148,7 @@ class PipelineStrategy:
         return {}
 
     def load(self, checkpoint: CheckpointReader) -> None:
-        load_parameters(self._named(), own_optimizer(self._optimizer), checkpoint)
+        load_parameters(self._named(), own_optimizer(self._optimizer), checkpoint, place_of=self._shards.place)
         load_buffers(self.module, checkpoint)
 
     def _named(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -142,28 +156,33 @@ class PipelineStrategy:
         return ((self._names[parameter], parameter) for parameter in self._held)
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
-        """Stage by stage to rank 0; data rank 0 of each stage sends. Names of tied weights share a tensor."""
+        """Stage by stage to rank 0; tensor rank 0 of data rank 0 of each stage sends what its tensor group joins. Names
+        of tied weights share a tensor."""
         if self._world.data_rank > 0:
             return None
         own = {
-            name: tensor
+            name: tensor.detach()
             for name, tensor in self.module.state_dict().items()
             if not tensor.is_meta and self._origins[name] == name
         }
-        names: list[list[str]] = [[] for _ in range(self._world.pipeline_size)]
-        dist.all_gather_object(names, list(own), group=self._group)
+        shapes = {name: (self._shards.place(name, tensor.shape).shape, tensor.dtype) for name, tensor in own.items()}
+        of_stages: list[dict[str, tuple[tuple[int, ...], torch.dtype]]] = [{} for _ in range(self._world.pipeline_size)]
+        dist.all_gather_object(of_stages, shapes, group=self._group)
+        found = {}
+        for name, tensor in own.items():
+            whole = self._shards.whole(name, tensor)
+            if self._world.is_first:
+                found[name] = whole.cpu()
+            elif self._world.tensor_rank == 0:
+                dist.send(whole.contiguous(), group_dst=0, group=self._group)
         if not self._world.is_first:
-            for tensor in own.values():
-                dist.send(tensor.detach().contiguous(), group_dst=0, group=self._group)
             return None
-        found = {name: tensor.detach().cpu() for name, tensor in own.items()}
-        shapes = self.module.state_dict()
-        for stage in range(1, len(names)):
-            for name in names[stage]:
-                buffer = torch.empty_like(shapes[name], device=self._world.device)
+        for stage, expected in enumerate(of_stages[1:], start=1):
+            for name, (shape, dtype) in expected.items():
+                buffer = torch.empty(shape, dtype=dtype, device=self._world.device)
                 dist.recv(buffer, group_src=stage, group=self._group)
                 found[name] = buffer.cpu()
-        return {name: found[self._origins[name]] for name in shapes}
+        return {name: found[self._origins[name]] for name in self._origins}
 
 
 def origins(model: torch.nn.Module) -> dict[str, str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -21,6 +21,8 @@ from fastserve_ray.training.pipeline.families import CUT_PLANS
 from fastserve_ray.training.pipeline.stage import Stage
 from fastserve_ray.training.pipeline.timing import measure_costs
 from fastserve_ray.training.strategies.protocol import MicroBatch, Sums
+from fastserve_ray.training.tensor.cutting import cut_model
+from fastserve_ray.training.world import World
 
 if TYPE_CHECKING:
     from fastserve_ray.training.pipeline.channel import Channel
@@ -37,7 +39,7 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
 }
 MODELS: dict[str, dict[str, Any]] = {
-    "gpt2": {"model_type": "gpt2"},
+    "gpt2": {"model_type": "gpt2", "num_key_value_heads": None},
     "llama": {"model_type": "llama"},
     "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
     "qwen2": {"model_type": "qwen2"},
@@ -51,7 +53,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "mistral": {"model_type": "mistral", "sliding_window": None},
     "mistral-window": {"model_type": "mistral", "sliding_window": 4},
     "gemma": {"model_type": "gemma"},
-    "bert": {"model_type": "bert"},
+    "bert": {"model_type": "bert", "num_key_value_heads": None},
 }
 CLASSIFIERS = ("bert", "llama", "gpt2")
 
@@ -82,14 +84,17 @@ def make(name: str, *, classifies: bool = False) -> torch.nn.Module:
     return model.eval()
 
 
-def stages_of(model: torch.nn.Module, number: int) -> list[torch.nn.Module]:
+def stages_of(model: torch.nn.Module, number: int, *, tensor: int = 1) -> list[torch.nn.Module]:
+    """The first of ``tensor`` ranks of each stage."""
+    world = World(tensor_size=tensor, tensor_group=cast("Any", "not spoken to") if tensor > 1 else None)
     found = []
     for stage in range(number):
         part = copy.deepcopy(model)
         if not hasattr(part, "num_labels"):
             keeps_documents_apart(part)  # found out while the weights are whole
-        pieces = Pieces.of(part)
-        cut(pieces, pieces.shares(number)[stage], is_first=stage == 0, is_last=stage == number - 1)
+        layers = Pieces.of(part).shares(number)[stage]
+        cut_model(part, world)
+        cut(Pieces.of(part), layers, is_first=stage == 0, is_last=stage == number - 1)
         found.append(part)
     return found
 

@@ -113,14 +113,16 @@ def test_1f1b_keeps_activations_of_at_most_as_many_micro_batches_as_stages() -> 
 
 @pytest.mark.parametrize("num_stages", [2, 3, 4])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "llama-tied", "bert"])
-def test_stages_hold_as_many_parameters_as_planned(name: str, num_stages: int) -> None:
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_stages_hold_as_many_parameters_as_planned(name: str, num_stages: int, tensor: int) -> None:
+    """Four ranks share Llama's two key and value heads."""
     classifies = name == "bert"
     config = AutoConfig.for_model(**{**SIZES, **MODELS[name]}).to_dict()
     architecture = read_architecture(config)
     assert architecture is not None
     task = "text-classification" if classifies else "text-generation"
-    planned = stage_sizes(architecture, task, num_stages)
-    parts = stages_of(make(name, classifies=classifies), num_stages)
+    planned = stage_sizes(architecture, task, num_stages, tensor=tensor)
+    parts = stages_of(make(name, classifies=classifies), num_stages, tensor=tensor)
     assert [size.num_parameters for size in planned] == [
         sum(parameter.numel() for parameter in held_parameters(part)) for part in parts
     ]

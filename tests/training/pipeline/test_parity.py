@@ -24,6 +24,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "two-time": {"pipeline": 2, "balance_stages": "time"},
     "two-ddp": {"pipeline": 2, "workers": 2},
     "two-zero1": {"pipeline": 2, "workers": 2, "zero": 1},
+    "two-tensor": {"pipeline": 2, "tensor": 2},
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "gpt2": {"gradient_accumulation_steps": 4, "max_grad_norm": 0.5},
@@ -35,7 +36,10 @@ fillers. Four stages with two micro batches never fill up."""
 LAYERS = {"gpt2": "n_layer", "llama": "num_hidden_layers", "bert": "num_hidden_layers"}
 NUM_LAYERS = 4
 RESUME: dict[str, Any] = {"max_steps": 9, "checkpoint": {"every_steps": 5}, "gradient_accumulation_steps": 2}
-RESUMED = ("two", "two-zero1")
+RESUMED = ("two", "two-zero1", "two-tensor")
+MOVED = ("two-zero1", "two-tensor")
+"""One process goes on from their checkpoints, and the last from one of one process."""
+THREE: dict[str, Any] = {"pipeline": 2, "tensor": 2, "workers": 2, "zero": 1}
 
 
 def job(folders: Folders, family: str, *, dropout: bool = False, **changes: Any) -> TrainJob:
@@ -60,8 +64,14 @@ def outcomes(folders: Folders) -> dict[str, Outcome]:
     for name in RESUMED:
         again = job(folders, "gpt2", dropout=True, **STRATEGIES[name], **RESUME)
         cases.append(Case(f"{name}-resume", again, resume=True))
-    moved = job(folders, "gpt2", **STRATEGIES["two-zero1"], **RESUME)
-    cases.append(Case("moved", moved, resume=True))
+    for name in MOVED:
+        cases.append(Case(f"{name}-moved", job(folders, "gpt2", **STRATEGIES[name], **RESUME), saves=True))
+    alone = folders.root / "alone"
+    train_in_process(
+        job(folders, "gpt2", **RESUME), Hooks(on_checkpoint=lambda _, part: part.write_folder(alone)), num_threads=1
+    )
+    cases.append(Case("back", job(folders, "gpt2", **STRATEGIES["two-tensor"], **RESUME), resume_from=alone))
+    cases.append(Case("three", job(folders, "gpt2", **THREE, **VARIANTS["gpt2"])))
     recompute = job(folders, "llama", gradient_checkpointing=True, **STRATEGIES["two"], **VARIANTS["llama"])
     cases.append(Case("recompute", recompute))
     cases.append(Case("bf16", job(folders, "llama", precision="bf16", **STRATEGIES["two"], **VARIANTS["llama"])))
@@ -94,7 +104,7 @@ def test_tied_weights_are_one_tensor(outcomes: dict[str, Outcome]) -> None:
     assert weights["transformer.wte.weight"] is weights["lm_head.weight"]
 
 
-@pytest.mark.parametrize("strategy", ["two-ddp", "two-zero1"])
+@pytest.mark.parametrize("strategy", ["two-ddp", "two-zero1", "two-tensor"])
 def test_workers_with_the_same_stage_hold_the_same_weights(outcomes: dict[str, Outcome], strategy: str) -> None:
     assert all(outcomes[f"{strategy}-{family}"].replicas_agree for family in FAMILIES)
 
@@ -108,12 +118,32 @@ def test_a_resumed_run_ends_with_the_same_bits(outcomes: dict[str, Outcome], str
     assert all(torch.equal(weight, found.resumed_weights[name]) for name, weight in found.weights.items())
 
 
-def test_one_process_goes_on_where_a_pipeline_stopped(folders: Folders, outcomes: dict[str, Outcome]) -> None:
-    """Two stages of two workers with ZeRO 1 wrote the checkpoint."""
+@pytest.mark.parametrize("strategy", MOVED)
+def test_one_process_goes_on_where_a_pipeline_stopped(
+    folders: Folders, outcomes: dict[str, Outcome], strategy: str
+) -> None:
+    """Four ranks wrote the checkpoint."""
     losses: list[float] = []
-    hooks = Hooks(on_step=lambda step, loss: losses.append(loss), resume_from=folders.root / "ranks-4" / "moved")
+    saved = folders.root / "ranks-4" / f"{strategy}-moved"
+    hooks = Hooks(on_step=lambda step, loss: losses.append(loss), resume_from=saved)
     train_in_process(job(folders, "gpt2", **RESUME), hooks, num_threads=1)
-    assert losses == pytest.approx(outcomes["moved"].losses[5:], abs=MAX_DIFFERENCE)
+    assert losses == pytest.approx(outcomes[f"{strategy}-moved"].losses[5:], abs=MAX_DIFFERENCE)
+
+
+def test_a_pipeline_of_cut_layers_goes_on_where_one_process_stopped(outcomes: dict[str, Outcome]) -> None:
+    assert outcomes["back"].losses == pytest.approx(outcomes["two-tensor-moved"].losses[5:], abs=MAX_DIFFERENCE)
+
+
+def test_tensor_by_pipeline_by_data_trains_as_one_process(
+    expected: dict[str, Any], outcomes: dict[str, Outcome]
+) -> None:
+    """Eight ranks, with ZeRO 1: embeddings are cut, tied over the stages, and updated by one worker of two."""
+    losses, weights, _ = expected["gpt2"]
+    found = outcomes["three"]
+    assert found.error is None
+    assert np.abs(np.array(found.losses) - np.array(losses)).max() <= MAX_DIFFERENCE
+    assert found.replicas_agree
+    assert all(torch.allclose(found.weights[name], weight, atol=1e-4) for name, weight in weights.items())
 
 
 def test_schedules_differ_in_order_alone(outcomes: dict[str, Outcome]) -> None:
