@@ -2,8 +2,9 @@
 
 The same model, rows, optimizer and DeepSpeed settings, two workers with one thread each: through our loop in Ray Train
 actors, and through a loop written by hand under ``torchrun`` (benchmarks/plain_train.py), with DDP and with DeepSpeed
-ZeRO-2. The four run in turn, so that a drift of the machine hits all alike. A round's figure is the median of its steps
-after the first ten, the table's the median over the rounds.
+ZeRO-2. The two live at the same time and take turns of some seconds: the workers of the one are stopped (SIGSTOP) while
+those of the other train, so that a drift of the machine hits both alike. A round's figure is the median of its last
+steps, most of which no change of turns fell into; the table's is the median over the rounds.
 
     python -m benchmarks.train_overhead [--quick] [--json FILE]
 """
@@ -13,26 +14,36 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from benchmarks.common import Figure, make_parser, report
 from benchmarks.plan_memory import Case, llama, write_dataset
 from fastserve_ray.artifacts.registry import Registry
 from fastserve_ray.spec import ClusterSpec, ModelSpec, TrainSpec
 from fastserve_ray.storage.filesystem import Storage
+from fastserve_ray.training.speed import RECENT_STEPS
 from fastserve_ray.training.work import Work
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from fastserve_ray.training.job import TrainJob
 
 CASE = Case("llama", llama(256, 4, 2000), length=128, micro_batch=8)
 WORKERS = 2
 GOAL = 1.05
+TURN_SECONDS = 4.0
+RAY_WORKER = "ray::RayTrainWorker"
 
 
 def spec(zero: int, steps: int) -> TrainSpec:
@@ -56,24 +67,74 @@ def ours(storage: str, dataset: str, train: TrainSpec) -> float:
     return metrics["step_seconds"]
 
 
-def plain(folder: Path, job: TrainJob) -> float:
-    """Median seconds of a step under torchrun."""
+def start_plain(folder: Path, job: TrainJob) -> subprocess.Popen[str]:
     path = folder / "job.pickle"
     path.write_bytes(pickle.dumps(job))
-    done = subprocess.run(
+    return subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={WORKERS}"),
             *("-m", "benchmarks.plain_train", str(path)),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    if done.returncode:
-        raise SystemExit(done.stderr[-4000:])
-    seconds: list[float] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[")))
-    return statistics.median(seconds[len(seconds) // 4 :])
+
+
+def outcome_of(process: subprocess.Popen[str]) -> float:
+    """Median seconds of a step under torchrun."""
+    out, errors = process.communicate()
+    if process.returncode:
+        raise SystemExit(errors[-4000:])
+    seconds: list[float] = json.loads(next(line for line in out.splitlines() if line.startswith("[")))
+    return statistics.median(seconds[-RECENT_STEPS:])
+
+
+def side_by_side(storage: str, root: Path, dataset: str, train: TrainSpec) -> tuple[float, float]:
+    """Ours and the plain loop's median seconds of a step."""
+    from fastserve_ray.training.job import TrainJob
+
+    process = start_plain(root, TrainJob(ModelSpec(config=CASE.config), train, root / "dataset"))
+    with ThreadPoolExecutor(2) as pool:
+        own, other = pool.submit(ours, storage, dataset, train), pool.submit(outcome_of, process)
+        is_ours = True
+        while not (own.done() or other.done()):
+            take_turn(process.pid, is_ours=is_ours)
+            wait([own, other], timeout=TURN_SECONDS, return_when=FIRST_COMPLETED)
+            is_ours = not is_ours
+        signal_all(workers(process.pid), signal.SIGCONT)
+        return own.result(), other.result()
+
+
+def take_turn(plain_id: int, *, is_ours: bool) -> None:
+    """Let the workers of one of the two run, and stop the others."""
+    everyone = workers(plain_id)
+    signal_all({pid: who for pid, who in everyone.items() if (who == "ours") != is_ours}, signal.SIGSTOP)
+    signal_all({pid: who for pid, who in everyone.items() if (who == "ours") == is_ours}, signal.SIGCONT)
+
+
+def workers(plain_id: int) -> dict[int, str]:
+    """Which training processes live, and whose they are; none of a torchrun that has ended."""
+    plain = (
+        {child.pid for child in psutil.Process(plain_id).children(recursive=True)}
+        if psutil.pid_exists(plain_id)
+        else set()
+    )
+    found = dict.fromkeys(plain, "plain")
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if child.pid not in plain and child.cmdline()[:1] == [RAY_WORKER]:
+                found[child.pid] = "ours"
+        except psutil.Error:
+            continue
+    return found
+
+
+def signal_all(processes: Iterable[int], number: signal.Signals) -> None:
+    for process_id in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process_id, number)
 
 
 def publish(storage: str, folder: Path) -> str:
@@ -87,7 +148,6 @@ def publish(storage: str, folder: Path) -> str:
 
 def measure(root: Path, rounds: int, steps: int) -> list[dict[str, Figure]]:
     from fastserve_ray.run.ray_runtime import RayRuntime
-    from fastserve_ray.training.job import TrainJob
 
     storage = str(root / "storage")
     Path(storage).mkdir()
@@ -98,10 +158,10 @@ def measure(root: Path, rounds: int, steps: int) -> list[dict[str, Figure]]:
     try:
         for _ in range(rounds):
             for name, zero in (("DDP", 0), ("ZeRO-2", 2)):
-                train = spec(zero, steps)
-                job = TrainJob(ModelSpec(config=CASE.config), train, root / "dataset")
-                found.setdefault((name, "ours"), []).append(ours(storage, dataset, train))
-                found.setdefault((name, "plain"), []).append(plain(root, job))
+                own, other = side_by_side(storage, root, dataset, spec(zero, steps))
+                found.setdefault((name, "ours"), []).append(own)
+                found.setdefault((name, "plain"), []).append(other)
+                print(f"{name}: {own * 1e3:.1f} ms, plain {other * 1e3:.1f} ms", flush=True)
     finally:
         runtime.stop(keep_logs=False)
     return [row(name, found[name, "ours"], found[name, "plain"]) for name in ("DDP", "ZeRO-2")]
@@ -122,7 +182,7 @@ def row(name: str, own: list[float], other: list[float]) -> dict[str, Figure]:
 
 def main() -> None:
     arguments = make_parser(__doc__).parse_args()
-    rounds, steps = (1, 24) if arguments.quick else (5, 60)
+    rounds, steps = (1, 40) if arguments.quick else (5, 60)
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         rows: list[Any] = measure(Path(folder), rounds, steps)
     report(f"step time, {WORKERS} workers with one thread each", rows, json_file=arguments.json)
