@@ -51,6 +51,18 @@ def read_spec(spec_file: Path, sets: Sequence[str]) -> RunSpec:
     return load_spec(spec_file, sets)
 
 
+def check_keys(spec: RunSpec) -> None:
+    """Read the file of API keys, if there is one, so that a mistake in it shows before anything starts.
+
+    Raises:
+        SpecError: with every problem of that file.
+    """
+    if spec.serve is not None and spec.serve.auth is not None:
+        from fastserve_ray.spec.keys import load_keys
+
+        load_keys(spec.serve.auth)
+
+
 def print_json(value: JsonValue) -> None:
     """Indented JSON on standard output."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -24,6 +24,7 @@ SUMMARIES = {
     "status": "Show the runs in a storage and how far they are.",
     "serve": "Serve a model, an artifact or a run's result.",
     "predict": "Ask a model or a served endpoint.",
+    "key": "Make an API key for a client of an endpoint.",
     "schema": "Print the JSON Schema of the file, for editors.",
     "doctor": "Check this machine: versions, memory, disk, ports.",
 }

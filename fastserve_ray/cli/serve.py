@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastserve_ray.cli.common import json_option, print_json, set_option
+from fastserve_ray.cli.common import check_keys, json_option, print_json, set_option
 from fastserve_ray.cli.target import resolve_target
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def command(
     """Serve TARGET: app.yaml (its verified model), a model folder, a hub id, artifact:ID or run@stage."""
     flags = [f"serve.port={port}"] * (port is not None) + [f"serve.host={json.dumps(host)}"] * (host is not None)
     found = resolve_target(target, sets=[*sets, *flags], task=task, name=name, storage=storage)
+    check_keys(found.spec)
     from fastserve_ray.run.signals import terminate_as_interrupt
 
     with terminate_as_interrupt():

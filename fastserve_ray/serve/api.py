@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from fastserve_ray import __version__
 from fastserve_ray.serve import sse
 from fastserve_ray.serve.answers import Answers, ChatAnswers, CompletionAnswers, classify_answer, usage_of
+from fastserve_ray.serve.auth.access import Access, add_door
 from fastserve_ray.serve.bodies import StrictRoute
 from fastserve_ray.serve.calls import (
     Classified,
@@ -36,6 +37,7 @@ from fastserve_ray.serve.failures import (
 from fastserve_ray.serve.metrics import CONTENT_TYPE, ServerMetrics
 from fastserve_ray.serve.middleware import Observed, route_of
 from fastserve_ray.serve.openapi import METRICS_PAGE, REFUSED, STREAMED, describe
+from fastserve_ray.serve.quota.routes import add_usage
 from fastserve_ray.serve.wire.base import ModelCard, ModelList, WireAnswer, WireRequest
 from fastserve_ray.serve.wire.chat import ChatAnswer, ChatRequest
 from fastserve_ray.serve.wire.classify import ClassifyAnswer, ClassifyRequest
@@ -57,15 +59,17 @@ REQUEST_MODELS: dict[str, type[WireRequest]] = {
 }
 
 
-def build_api(gateway: Gateway, metrics: ServerMetrics | None = None) -> FastAPI:
+def build_api(gateway: Gateway, metrics: ServerMetrics | None = None, access: Access | None = None) -> FastAPI:
     """The ASGI application of the ingress."""
     metrics = metrics or ServerMetrics(gateway.models)
     app = FastAPI(title="FastServe-Ray", version=__version__, responses=REFUSED)
     app.router.route_class = StrictRoute
+    add_door(app, access or Access())
     app.add_middleware(Observed, metrics=metrics)
     _add_error_handlers(app)
     _add_inference(app, Inference(gateway, metrics))
     _add_models(app, gateway)
+    add_usage(app, gateway.admission.keeper)
     _add_operations(app, gateway, metrics)
     describe(app)
     return app

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
+from fastserve_ray.serve.auth.access import Access
 from fastserve_ray.serve.gateway import ServedModel
 from fastserve_ray.serve.ingress import Ingress
+from fastserve_ray.serve.quota.keeper import QuotaLedger
 from fastserve_ray.serve.replica import ClassifyReplica, GenerateReplica
 
 if TYPE_CHECKING:
@@ -42,10 +44,17 @@ class ServeTarget:
     spec: ServeSpec
 
 
-def build_app(targets: Sequence[ServeTarget]) -> Application:
-    """The application of all ``targets`` under one ingress; their names differ."""
+def build_app(targets: Sequence[ServeTarget], access: Access | None = None) -> Application:
+    """The application of all ``targets`` under one ingress; their names differ.
+
+    Args:
+        access: who may ask; default: everybody.
+    """
     created = int(time.time())
-    models = [ServedModel(target.name, target.task, created, target.spec.request_timeout_s) for target in targets]
+    models = [
+        ServedModel(target.name, target.task, created, target.spec.request_timeout_s, target.spec.limits)
+        for target in targets
+    ]
     handles = [_model_deployment(target, number) for number, target in enumerate(targets)]
     ingress = serve.deployment(
         Ingress,
@@ -55,7 +64,23 @@ def build_app(targets: Sequence[ServeTarget]) -> Application:
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
         logging_config=QUIET,
     )
-    return ingress.bind(models, *handles)
+    access = access or Access()
+    return ingress.bind(models, *handles, access=access, ledger=_ledger(access))
+
+
+def _ledger(access: Access) -> Application | None:
+    """One for the application, however many processes answer HTTP."""
+    if access.keys is None:
+        return None
+    deployment = serve.deployment(
+        QuotaLedger,
+        name="quota",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=INGRESS_MAX_ONGOING_REQUESTS,
+        graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
+        logging_config=QUIET,
+    )
+    return deployment.bind(access.keys)
 
 
 def _model_deployment(target: ServeTarget, number: int) -> Application:

@@ -34,6 +34,10 @@ class GenerateCall:
     share_key: str = ""
     work: ExpectedWork | None = None
     """What the gateway expects of it, for routers and for the replica's account of its load."""
+    max_prompt_tokens: int | None = None
+    """A longer prompt is refused; None: what the model's context takes."""
+    timeout_s: float | None = None
+    """From the call's arrival in the replica until its deadline."""
 
     @property
     def prompt_field(self) -> str:

@@ -18,6 +18,7 @@ from ray.serve.schema import LoggingConfig
 
 from fastserve_ray.errors import ServeError
 from fastserve_ray.serve.app import QUIET, ServeTarget, build_app
+from fastserve_ray.serve.auth.access import access_of
 from fastserve_ray.serve.causes import cause_of
 from fastserve_ray.serve.client import Sample, is_ready, sample_request
 from fastserve_ray.serve.source import ModelSource
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from fastserve_ray.serve.auth.access import Access
     from fastserve_ray.spec.cluster import ClusterSpec
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.serve import ServeSpec
@@ -108,6 +110,7 @@ def deploy(
 
     Raises:
         PlacementError: a replica does not fit on any node; nothing was deployed.
+        SpecError: the file of API keys is wrong.
         ServeError: the port is taken, or a replica does not start; the message holds the replica's own error.
     """
     if task == "masked-lm":
@@ -118,6 +121,7 @@ def deploy(
             key="model.task",
         )
     say = on_status or (lambda _: None)
+    access = access_of(spec)
     name = spec.model_name or model_name
     target = ServeTarget(ModelSource(str(model), storage, revision), task, name, spec)
     owns_ray = False
@@ -129,7 +133,7 @@ def deploy(
         with _quiet_serve():
             url, owns_serve = ensure_serve(spec)
             say("loading the model")
-            _run(target)
+            _run(target, access)
         _wait(name, url, spec, say)
     except BaseException:
         _clean_up(name, owns_serve=owns_serve, owns_ray=owns_ray)
@@ -137,14 +141,14 @@ def deploy(
     return ServedApp(name, url, task, name, owns_serve, owns_ray)
 
 
-def _run(target: ServeTarget) -> None:
+def _run(target: ServeTarget, access: Access) -> None:
     """Hand the application to Serve's controller, without waiting for its replicas.
 
     Raises:
         ServeError: Serve refuses it, for example because another application has its path.
     """
     application = serve.RunTarget(
-        build_app([target]),
+        build_app([target], access),
         name=target.name,
         route_prefix=target.spec.route_prefix,
         logging_config=LoggingConfig(**QUIET),

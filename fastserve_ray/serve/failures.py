@@ -46,9 +46,13 @@ class Failure:
     param: str | None = None
     code: str | None = None
     retry_after_s: int | None = None
+    kind: str | None = None
+    """OpenAI's error type; default: by the status."""
 
     @property
     def type(self) -> str:
+        if self.kind is not None:
+            return self.kind
         return "invalid_request_error" if self.status < 500 else "server_error"
 
     def body(self) -> ErrorAnswer:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import aclosing
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from fastserve_ray.engines.protocol import TokenLogprob
 from fastserve_ray.serve.calls import Frame, Piece, PlaceLogprobs
+from fastserve_ray.serve.failures import RequestFailed, timed_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -142,6 +144,30 @@ async def merge_streams(
         for task in collector.tasks:
             task.cancel()
         await asyncio.gather(*collector.tasks, return_exceptions=True)
+
+
+async def until(
+    frames: AsyncGenerator[Frame, None], arrived_at: float, timeout_s: float | None
+) -> AsyncGenerator[Frame, None]:
+    """``frames`` up to the request's deadline.
+
+    Args:
+        arrived_at: on the event loop's clock.
+
+    Raises:
+        RequestFailed: 504, the time is up; the frames are closed.
+    """
+    deadline = None if timeout_s is None else arrived_at + timeout_s
+    async with aclosing(frames):
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    frame = await anext(frames, None)
+            except TimeoutError as error:
+                raise RequestFailed(timed_out(timeout_s or 0.0)) from error
+            if frame is None:
+                return
+            yield frame
 
 
 async def _hold(collector: _Collector, seconds: float) -> None:

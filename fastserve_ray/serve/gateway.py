@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ray.exceptions import RayActorError, RayError, TaskCancelledError
@@ -26,12 +26,15 @@ from fastserve_ray.serve.failures import (
     unavailable,
     unknown_model,
 )
+from fastserve_ray.serve.quota.admission import Admission
 from fastserve_ray.serve.routing.work import WorkEstimate
+from fastserve_ray.spec.access import LimitsSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from fastserve_ray.serve.calls import ReplicaStatus
+    from fastserve_ray.serve.quota.admission import Ticket
     from fastserve_ray.spec.model import TaskName
 
 LEAVING = (asyncio.CancelledError, GeneratorExit, TimeoutError)
@@ -53,13 +56,17 @@ class ServedModel:
     created: int
     """Unix time of the deployment."""
     request_timeout_s: float
+    limits: LimitsSpec = field(default_factory=LimitsSpec)
 
 
 class Gateway:
     """Calls replicas through Serve's handles; one for all models of the application."""
 
-    def __init__(self, models: Mapping[str, ServedModel], handles: Mapping[str, Any]) -> None:
+    def __init__(
+        self, models: Mapping[str, ServedModel], handles: Mapping[str, Any], admission: Admission | None = None
+    ) -> None:
         self.models = models
+        self.admission = admission or Admission()
         self._handles = handles
         self._estimates: defaultdict[str, WorkEstimate] = defaultdict(WorkEstimate)
 
@@ -83,23 +90,27 @@ class Gateway:
         Raises:
             RequestFailed: any failure.
         """
-        argument = self._with_work(model, argument)
-        response = getattr(self._handles[model.name], method).remote(argument)
+        with await self.admission.admit(model, argument) as ticket:
+            outgoing = self._with_work(model, ticket.outgoing())
+            answer = await self._answer(getattr(self._handles[model.name], method).remote(outgoing), ticket)
+            if isinstance(answer, Failure):
+                raise RequestFailed(answer)
+            ticket.note(answer)
+            if isinstance(argument, GenerateCall) and isinstance(answer, Frame):
+                self._estimates[model.name].learn(argument, answer)
+            return answer
+
+    async def _answer(self, response: Any, ticket: Ticket) -> Any:
         try:
-            async with asyncio.timeout(model.request_timeout_s):
-                answer = await response
+            async with asyncio.timeout_at(ticket.deadline):
+                return await response
         except LEAVING as error:
             _cancel(response)
             if isinstance(error, TimeoutError):
-                raise RequestFailed(timed_out(model.request_timeout_s)) from error
+                raise RequestFailed(timed_out(ticket.allowed_s)) from error
             raise
         except Exception as error:
             raise RequestFailed(_failure_of(error)) from error
-        if isinstance(answer, Failure):
-            raise RequestFailed(answer)
-        if isinstance(argument, GenerateCall) and isinstance(answer, Frame):
-            self._estimates[model.name].learn(argument, answer)
-        return answer
 
     async def stream(self, model: ServedModel, call: GenerateCall) -> AsyncGenerator[Frame, None]:
         """Frames of one replica. Closing the generator cancels the call.
@@ -107,26 +118,32 @@ class Gateway:
         Raises:
             RequestFailed: any failure, before or between frames.
         """
-        deadline = asyncio.get_running_loop().time() + model.request_timeout_s
-        response = self._handles[model.name].options(stream=True).stream.remote(self._with_work(model, call))
+        with await self.admission.admit(model, call) as ticket:
+            outgoing = self._with_work(model, ticket.outgoing())
+            response = self._handles[model.name].options(stream=True).stream.remote(outgoing)
+            async with contextlib.aclosing(self._frames(response, ticket)) as frames:
+                last = None
+                async for last in frames:
+                    ticket.note(last)
+                    yield last
+                if last is not None:
+                    self._estimates[model.name].learn(call, last)
+
+    async def _frames(self, response: Any, ticket: Ticket) -> AsyncGenerator[Frame, None]:
         is_done = False
-        last: Frame | None = None
         try:
             while not is_done:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(ticket.deadline):
                     item = await anext(response, None)
                 is_done = item is None or isinstance(item, Failure)
                 if isinstance(item, Failure):
                     raise RequestFailed(item)
                 if item is not None:
-                    last = item
                     yield item
-            if last is not None:
-                self._estimates[model.name].learn(call, last)
         except LEAVING as error:
             _cancel(response)
             if isinstance(error, TimeoutError):
-                raise RequestFailed(timed_out(model.request_timeout_s)) from error
+                raise RequestFailed(timed_out(ticket.allowed_s)) from error
             raise
         except RequestFailed:
             raise

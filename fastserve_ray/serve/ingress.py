@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 
 from fastserve_ray.serve.api import build_api
+from fastserve_ray.serve.auth.access import Access
 from fastserve_ray.serve.gateway import Gateway
+from fastserve_ray.serve.quota.admission import Admission
+from fastserve_ray.serve.quota.keeper import SharedKeeper
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,11 +25,19 @@ class Ingress:
     """Args:
     models: what is served.
     handles: Serve's handle of each model's deployment, in the same order.
+    access: who may ask.
+    ledger: Serve's handle of the ledger of quotas, where keys are asked for.
     """
 
-    def __init__(self, models: Sequence[ServedModel], *handles: Any) -> None:
+    def __init__(
+        self, models: Sequence[ServedModel], *handles: Any, access: Access | None = None, ledger: Any = None
+    ) -> None:
         names = [model.name for model in models]
-        self._gateway = Gateway(dict(zip(names, models, strict=True)), dict(zip(names, handles, strict=True)))
+        self._access = access or Access()
+        keeper = None if ledger is None else SharedKeeper(ledger, self._access.keys or ())
+        self._gateway = Gateway(
+            dict(zip(names, models, strict=True)), dict(zip(names, handles, strict=True)), Admission(keeper)
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._gateway)
+        return build_api(self._gateway, access=self._access)

@@ -14,8 +14,12 @@ REFUSED: dict[int | str, dict[str, object]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
         400: "The request is wrong; the error names the field.",
+        401: "An API key is needed, or this one is not known.",
+        403: "The API key may not use this model.",
         404: "No such model or path.",
+        413: "The body is larger than the server takes.",
         415: "The body is not JSON by its content-type.",
+        429: "The API key has used up its requests or tokens; retry-after says when to come back.",
         500: "The server failed.",
         503: "Too many requests, or no replica; retry-after says when to come back.",
         504: "The request took longer than the server allows.",

@@ -108,6 +108,11 @@ def _token_limit(call: GenerateCall, num_prompt_tokens: int, max_model_len: int)
     room = max_model_len - num_prompt_tokens
     if not num_prompt_tokens:
         raise RequestFailed(invalid("the prompt has no tokens", param=call.prompt_field, code="invalid_value"))
+    if call.max_prompt_tokens is not None and num_prompt_tokens > call.max_prompt_tokens:
+        message = (
+            f"this server reads prompts of at most {call.max_prompt_tokens} tokens; this one has {num_prompt_tokens}"
+        )
+        raise RequestFailed(invalid(message, param=call.prompt_field, code="prompt_too_long"))
     if room < (call.max_tokens or 1):
         failure = context_length_exceeded(num_prompt_tokens, call.max_tokens, max_model_len, call.prompt_field)
         raise RequestFailed(failure)

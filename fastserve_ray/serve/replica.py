@@ -20,7 +20,7 @@ from fastserve_ray.serve.calls import (
     Tokenized,
 )
 from fastserve_ray.serve.failures import Failure, RequestFailed, internal, invalid, of_engine, unavailable
-from fastserve_ray.serve.frames import StreamFailed, merge_frames, merge_streams
+from fastserve_ray.serve.frames import StreamFailed, merge_frames, merge_streams, until
 from fastserve_ray.serve.prompts import build_requests, has_chat_template, render, tokenize
 from fastserve_ray.serve.spelling import Spelling
 
@@ -114,13 +114,14 @@ class GenerateReplica:
         Raises:
             RequestFailed: the call cannot be run.
         """
+        arrived_at = asyncio.get_running_loop().time()
         tokenizer, max_model_len = self._engine.tokenizer, self._engine.max_model_len
         requests = await asyncio.to_thread(build_requests, call, tokenizer, max_model_len)
         if call.sampling.logprobs:
             await asyncio.to_thread(self._spelling.load)
         streams = [self._engine.generate(request) for request in requests]
         num_prompt_tokens = sum(len(request.prompt_token_ids) for request in requests)
-        return self._counted(streams, num_prompt_tokens, call.sampling.n)
+        return until(self._counted(streams, num_prompt_tokens, call.sampling.n), arrived_at, call.timeout_s)
 
     async def _counted(
         self, streams: list[Any], num_prompt_tokens: int, num_choices: int

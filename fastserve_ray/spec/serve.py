@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from fastserve_ray.spec.access import AuthSpec, LimitsSpec
 from fastserve_ray.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Section, Words
 from fastserve_ray.spec.train import WorkerResources
 
@@ -95,7 +96,10 @@ class ServeSpec(Section):
     max_queued_requests: PositiveInt = 256
     """Requests waiting in the router at most; a further one gets 503 with Retry-After."""
     request_timeout_s: PositiveFloat = 300.0
-    """A request that takes longer is cancelled and answered with 504."""
+    """A request that takes longer is cancelled and answered with 504; a request may ask for less in its header
+    x-request-timeout-s."""
+    auth: AuthSpec | None = None
+    limits: LimitsSpec = LimitsSpec()
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

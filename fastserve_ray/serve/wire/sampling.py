@@ -13,9 +13,8 @@ from fastserve_ray.serve.wire.base import (
     StreamOptions,
     WireRequest,
 )
+from fastserve_ray.spec.access import MAX_CHOICES
 
-MAX_CHOICES = 16
-"""Choices for one prompt at most."""
 MAX_TOP_LOGPROBS = 20
 MAX_PRIORITY = 1000
 INT64 = 2**63

@@ -42,7 +42,14 @@ def check_serve(spec: RunSpec) -> Iterator[Finding]:
             uses=(("model", "task"),),
         )
     yield from _model_length(spec, spec.serve.engine)
+    yield from _auth(spec.serve)
     yield from whole_gpus(spec.serve.resources_per_replica, ("serve", "resources_per_replica"))
+
+
+def _auth(serve: ServeSpec) -> Iterator[Finding]:
+    if serve.auth is not None and (serve.auth.keys_file is None) == (serve.auth.keys_env is None):
+        given = "both" if serve.auth.keys_file is not None else "neither"
+        yield Finding(("serve", "auth"), "one way to give the API keys", given, "keys_file or keys_env")
 
 
 def _replicas(serve: ServeSpec) -> Iterator[Finding]:

@@ -1,0 +1,1 @@
+"""How much a client may ask: requests and tokens a minute, requests at once, and what it has used."""
