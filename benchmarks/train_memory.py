@@ -1,8 +1,8 @@
 """What a rank holds of weights, gradients, master copies and optimizer state, against what ``plan`` says.
 
 Trains a GPT-2 of 4.2 million parameters for two steps with every strategy, on two or four processes of this machine.
-What is held is added up tensor by tensor before the second update, so it is the same on any machine. Figures are
-megabytes of rank 0.
+What is held is added up tensor by tensor whenever a gradient arrives in the second step, and before its update, so it
+is the same on any machine. Figures are megabytes at the moment that has the most, of the rank that holds the most.
 
     python -m benchmarks.train_memory [--quick] [--json FILE]
 """
@@ -15,15 +15,17 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import Figure, make_parser, report
-from fastserve_ray.plan.memory import training_states
+from fastserve_ray.plan.memory import most_states
 from fastserve_ray.plan.model_size import ModelSize, model_size
-from fastserve_ray.plan.pipeline import stage_sizes, stage_states
 from fastserve_ray.spec import ModelSpec, TrainSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from multiprocessing.queues import SimpleQueue
 
-    from fastserve_ray.plan.peak import States
+    import torch
+
+    from fastserve_ray.training.strategies.held import HeldBytes
 
 CONFIG: dict[str, Any] = {
     "model_type": "gpt2",
@@ -44,6 +46,9 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "tensor 2 x ZeRO-1 2": {"tensor": 2, "workers": 2, "zero": 1},
     "tensor 2 x ZeRO-2 2": {"tensor": 2, "workers": 2, "zero": 2},
     "pipeline 2": {"pipeline": 2},
+    "pipeline 4": {"pipeline": 4},
+    "pipeline 2 x DDP 2": {"pipeline": 2, "workers": 2},
+    "pipeline 2 x ZeRO-1 2": {"pipeline": 2, "workers": 2, "zero": 1},
     "tensor 2 x pipeline 2": {"tensor": 2, "pipeline": 2},
     "ZeRO-1, 4 workers": {"workers": 4, "zero": 1},
     "ZeRO-2, 4 workers": {"workers": 4, "zero": 2},
@@ -62,7 +67,7 @@ def main() -> None:
         names = [name for name in chosen if num_ranks(STRATEGIES[name]) == ranks]
         if names:
             found |= measure(names, ranks)
-    report("bytes of rank 0 by strategy", [row(name, found[name]) for name in chosen], json_file=arguments.json)
+    report("bytes of a rank by strategy", [row(name, found[name]) for name in chosen], json_file=arguments.json)
 
 
 def num_ranks(keys: dict[str, Any]) -> int:
@@ -77,32 +82,22 @@ def size() -> ModelSize:
     return model_size(ModelSpec(config=CONFIG))
 
 
-def planned(train: TrainSpec) -> States:
-    """Of rank 0, which is on the first stage of a pipeline."""
-    parallel, model = train.parallel, size()
-    if parallel.pipeline > 1:
-        assert model.architecture is not None
-        stages = stage_sizes(model.architecture, TASK, parallel.pipeline, tensor=parallel.tensor)
-        return stage_states(train, stages[0])
-    return training_states(model, train, task=TASK, workers=parallel.workers, zero=parallel.zero)
-
-
 def row(name: str, held: dict[str, int]) -> dict[str, Figure]:
     """Figures of one strategy: megabytes, and by how much the sum differs from what ``plan`` says."""
-    said = planned(train_spec(STRATEGIES[name]))
-    total, expected = sum(held.values()), said.parameters + said.gradients + said.optimizer
+    said = most_states(size(), train_spec(STRATEGIES[name]), task=TASK)
+    total, planned = sum(held.values()), said.parameters + said.gradients + said.optimizer
     parts: dict[str, Figure] = {kind: round(value / MEGABYTE, 2) for kind, value in held.items()}
     return {
         "strategy": name,
         **parts,
         "sum": round(total / MEGABYTE, 2),
-        "plan": round(expected / MEGABYTE, 2),
-        "difference": f"{total / expected - 1:+.1%}",
+        "plan": round(planned / MEGABYTE, 2),
+        "difference": f"{total / planned - 1:+.1%}",
     }
 
 
 def measure(names: list[str], ranks: int) -> dict[str, dict[str, int]]:
-    """Bytes of rank 0 by strategy."""
+    """Bytes of the rank that holds the most, by strategy."""
     from torch import multiprocessing
 
     with socket.socket() as probe:
@@ -126,15 +121,17 @@ def run_rank(rank: int, names: list[str], ranks: int, port: int, results: Simple
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     store = dist.TCPStore("127.0.0.1", port, ranks, is_master=rank == 0)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
-    found = {name: held_by(train_spec(STRATEGIES[name]), rank, ranks) for name in names}
+    found = {name: asdict(held_by(train_spec(STRATEGIES[name]), rank, ranks)) for name in names}
+    every: list[dict[str, dict[str, int]]] = [{} for _ in range(ranks)]
+    dist.all_gather_object(every, found)
     if rank == 0:
-        results.put(found)
+        results.put({name: max((one[name] for one in every), key=lambda held: sum(held.values())) for name in names})
     dist.barrier()
     dist.destroy_process_group()
 
 
-def held_by(train: TrainSpec, rank: int, ranks: int) -> dict[str, int]:
-    """Before the update of the second step, when the optimizer's state is there."""
+def held_by(train: TrainSpec, rank: int, ranks: int) -> HeldBytes:
+    """By this rank in the second step, when the optimizer's state is there."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -150,17 +147,37 @@ def held_by(train: TrainSpec, rank: int, ranks: int) -> dict[str, int]:
     world = World.of(rank, ranks, "cpu", train.parallel)
     strategy: Any = make_strategy(train.parallel)
     strategy.setup(model, train, world, load_task(TASK), batch)
-    seen: list[dict[str, int]] = []
+
+    def step() -> None:
+        strategy.train_step([MicroBatch(batch, 1.0 / (NUM_ROWS * (LENGTH - 1)))], 1e-3)
+
+    step()
+    return most_held(strategy, model, step)
+
+
+def most_held(strategy: Any, model: torch.nn.Module, step: Callable[[], None]) -> HeldBytes:
+    """What this rank holds at the fullest moment of a training step."""
+    seen: list[HeldBytes] = []
     update = strategy.update
 
+    def look(*_: Any) -> None:
+        seen.append(strategy.held_bytes())
+
     def watched(learning_rate: float) -> None:
-        seen.append(asdict(strategy.held_bytes()))
+        look()
         update(learning_rate)
 
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(look)
+        for parameter in model.parameters()
+        if parameter.requires_grad and not parameter.is_meta
+    ]
     strategy.update = watched
-    for _ in range(2):
-        strategy.train_step([MicroBatch(batch, 1.0 / (NUM_ROWS * (LENGTH - 1)))], 1e-3)
-    return seen[-1]
+    step()
+    strategy.update = update
+    for hook in hooks:
+        hook.remove()
+    return max(seen, key=lambda held: held.total)
 
 
 if __name__ == "__main__":

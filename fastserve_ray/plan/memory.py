@@ -31,7 +31,7 @@ from fastserve_ray.plan.activations import AUTOCAST, FULL, HALF, Activations, Ba
 from fastserve_ray.plan.model_size import ModelSize, model_size
 from fastserve_ray.plan.parameters import parameters_of_rank
 from fastserve_ray.plan.peak import States, training_peak
-from fastserve_ray.plan.pipeline import heaviest_stage, stage_sizes
+from fastserve_ray.plan.pipeline import heaviest_stage, stage_sizes, stage_states
 from fastserve_ray.plan.trained import adapter_parameters
 
 if TYPE_CHECKING:
@@ -206,6 +206,16 @@ def training_states(size: ModelSize, train: TrainSpec, *, task: str, workers: in
     if is_elsewhere:
         return States(0 if zero == 3 else states.parameters, states.gradients, 0)
     return states
+
+
+def most_states(size: ModelSize, train: TrainSpec, *, task: str) -> States:
+    """Bytes of weights, gradients and optimizer on the rank that holds the most."""
+    parallel = train.parallel
+    if parallel.pipeline == 1 or size.architecture is None:
+        return training_states(size, train, task=task, workers=parallel.workers, zero=parallel.zero)
+    stages = stage_sizes(size.architecture, task, parallel.pipeline, tensor=parallel.tensor)
+    every = [stage_states(train, stage) for stage in stages]
+    return max(every, key=lambda states: states.parameters + states.gradients + states.optimizer)
 
 
 def _pipeline(spec: RunSpec, train: TrainSpec, model: Architecture, activations: Activations) -> StageMemory:

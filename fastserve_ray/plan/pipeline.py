@@ -73,6 +73,8 @@ class StageSize:
 
     num_layers: int
     num_parameters: int
+    largest: int
+    """Parameters of its largest tensor."""
 
 
 def stage_sizes(
@@ -103,15 +105,23 @@ def stage_sizes(
             parameters_of_rank(
                 replace(model, num_layers=len(share)), len(share) * layer + end, tensor=tensor, num_tables=number
             ),
+            -(-_largest_tensor(model, has_table=number > 0) // tensor),
         )
         for share, end, number in zip(shares, ends, tables, strict=True)
     )
 
 
+def _largest_tensor(model: Architecture, *, has_table: bool) -> int:
+    """GPT-2 has queries, keys and values in one matrix."""
+    attention = model.hidden_size * (3 if model.family == "gpt2" else 1)
+    return model.hidden_size * max(model.intermediate_size, attention, model.vocab_size if has_table else 0)
+
+
 def stage_states(train: TrainSpec, size: StageSize) -> States:
-    """Bytes of weights, gradients and optimizer on a rank of a stage."""
+    """Bytes of weights, gradients and optimizer on a rank of a stage. ZeRO 1 shares out whole tensors, so that a worker
+    updates no fewer parameters than the largest has."""
     weights, sharers = _FP32 * size.num_parameters, train.parallel.workers if train.parallel.zero else 1
-    return States(weights, weights, -(-_ADAM * size.num_parameters // sharers))
+    return States(weights, weights, _ADAM * max(-(-size.num_parameters // sharers), size.largest))
 
 
 def heaviest_stage(

@@ -7,7 +7,8 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from fastserve_ray.plan.pipeline import share_out
+from fastserve_ray.plan.pipeline import StageSize, share_out, stage_states
+from fastserve_ray.spec import TrainSpec
 
 
 def dearest(stages: list[list[float]], first: float, last: float) -> float:
@@ -36,3 +37,12 @@ def test_no_other_cut_is_better(num_stages: int, seed: int) -> None:
 def test_embeddings_and_head_take_the_place_of_layers() -> None:
     assert share_out([1.0] * 8, 2, first=2.0, last=0.0) == (range(3), range(3, 8))
     assert share_out([1.0] * 8, 2, first=3.0, last=5.0) == (range(5), range(5, 8))
+
+
+def test_zero_1_leaves_the_largest_tensor_whole() -> None:
+    """Two workers share out 1000 parameters: 500 each, or 900 and 100."""
+    train = TrainSpec.model_validate(
+        {"batch_size": 8, "max_steps": 1, "parallel": {"pipeline": 2, "workers": 2, "zero": 1}}
+    )
+    assert stage_states(train, StageSize(1, 1000, 300)).optimizer == 8 * 500
+    assert stage_states(train, StageSize(1, 1000, 900)).optimizer == 8 * 900

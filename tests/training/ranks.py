@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from fastserve_ray.training.checkpoint.slices import Snapshot
     from fastserve_ray.training.job import TrainJob
+    from fastserve_ray.training.strategies.held import HeldBytes
+    from fastserve_ray.training.strategies.protocol import Strategy
     from fastserve_ray.training.world import World
 
 NUM_RANKS = 2
@@ -57,6 +59,8 @@ class Outcome:
     """Whether parameters that several ranks hold whole have the same bits everywhere."""
     shares: tuple[int, ...] | None = None
     """Rows of a batch by worker at the end, where they are measured."""
+    held: HeldBytes | None = None
+    """Of the rank that held the most in the second step."""
 
 
 def run_ranks(folder: Path, cases: list[Case], num_ranks: int = NUM_RANKS) -> dict[str, Outcome]:
@@ -128,6 +132,7 @@ def run_case(case: Case, world: World, folder: Path) -> Outcome:
             loop.balancer.shares = case.shares
         if case.seconds_per_row and world.rank == world.size - 1:
             loop.task = SlowTask(loop.task, case.seconds_per_row)
+        scales = Scales(loop.strategy, loop.model)
         result = loop.run()
     except FastServeError as error:
         return Outcome(losses, {}, {}, None, error)
@@ -136,7 +141,38 @@ def run_case(case: Case, world: World, folder: Path) -> Outcome:
         resumed = TrainingLoop(case.job, world, Hooks(resume_from=folder)).run().state_dict
     agree = replicas_agree(loop.model)
     shares = None if loop.balancer is None else loop.balancer.shares
-    return Outcome(losses, result.metrics, result.state_dict or {}, resumed, None, agree, shares)
+    return Outcome(losses, result.metrics, result.state_dict or {}, resumed, None, agree, shares, scales.most())
+
+
+class Scales:
+    """Weigh what this rank holds in its second step, the first with a whole optimizer state."""
+
+    def __init__(self, strategy: Strategy, model: torch.nn.Module) -> None:
+        watched: Any = strategy
+        self._strategy = strategy
+        self._train_step = strategy.train_step
+        self._model = model
+        self._steps = 0
+        self._held: HeldBytes | None = None
+        watched.train_step = self._step
+
+    def _step(self, *arguments: Any) -> float:
+        from benchmarks.train_memory import most_held
+
+        self._steps += 1
+        if self._steps != 2:
+            return self._train_step(*arguments)
+        losses: list[float] = []
+        self._held = most_held(self._strategy, self._model, lambda: losses.append(self._train_step(*arguments)))
+        return losses[0]
+
+    def most(self) -> HeldBytes | None:
+        """Of all ranks, which call it together."""
+        import torch.distributed as dist
+
+        every: list[HeldBytes | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(every, self._held)
+        return max((held for held in every if held is not None), key=lambda held: held.total, default=None)
 
 
 class SlowTask:

@@ -1,4 +1,4 @@
-"""What a rank holds is what the plan says; ``benchmarks/train_memory.py`` compares the strategies of several ranks."""
+"""One worker holds what the plan says; ``test_parity.py`` tests the strategies of several ranks."""
 
 from __future__ import annotations
 

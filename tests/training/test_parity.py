@@ -11,9 +11,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from fastserve_ray.data.dataset import PreparedDataset
 from fastserve_ray.errors import ModelError, TrainingError
+from fastserve_ray.plan.memory import most_states
+from fastserve_ray.plan.model_size import model_size
+from fastserve_ray.spec import ModelSpec
 from fastserve_ray.training.job import TrainJob, build_model
 from tests.training.ranks import NUM_RANKS, Case, Outcome, run_ranks
-from tests.training.tiny import model_spec, task_of, train_spec, write_dataset
+from tests.training.tiny import WORDS, model_spec, task_of, train_spec, write_dataset
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Clipping and accumulation are on in some. Fifty rows in batches of 8 leave a last batch of 2, which neither two
 workers with two micro batches nor their counts of tokens divide evenly."""
 MAX_DIFFERENCE = 1e-5
+MAX_MEMORY_ERROR = 0.05
 
 
 class Folders:
@@ -175,6 +179,31 @@ def test_losses_and_weights_are_those_of_plain_training(
 @pytest.mark.parametrize("strategy", [name for name in STRATEGIES if not name.startswith("zero3")])
 def test_what_several_ranks_hold_stays_the_same(outcomes: dict[str, Outcome], strategy: str) -> None:
     assert all(outcomes[f"{strategy}-{family}"].replicas_agree for family in FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if "offload" not in name])
+def test_ranks_hold_what_the_plan_says(
+    folders: Folders, outcomes: dict[str, Outcome], strategy: str, family: str
+) -> None:
+    job = folders.job(family, **STRATEGIES[strategy], **VARIANTS[family])
+    assert_held_as_planned(outcomes[f"{strategy}-{family}"], job)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
+def test_ranks_hold_what_the_plan_says_in_bf16(folders: Folders, outcomes: dict[str, Outcome], strategy: str) -> None:
+    job = folders.job("llama", precision="bf16", **STRATEGIES[strategy])
+    assert_held_as_planned(outcomes[f"{strategy}-bf16"], job)
+
+
+def assert_held_as_planned(outcome: Outcome, job: TrainJob) -> None:
+    """The weights, the gradients, and the optimizer with its master copy, each within 5%."""
+    config = {**(job.model.config or {}), "vocab_size": WORDS + 3}
+    size = model_size(ModelSpec(task=job.model.task, config=config))
+    said, held = most_states(size, job.train, task=job.model.task), outcome.held
+    assert held is not None
+    found = (held.parameters, held.gradients, held.master + held.optimizer)
+    assert found == pytest.approx((said.parameters, said.gradients, said.optimizer), rel=MAX_MEMORY_ERROR)
 
 
 @pytest.mark.parametrize(("name", "family"), [("tensor4-llama", "llama"), *((f"tensor-{f}", f) for f in OTHERS)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)
@@ -17,25 +17,35 @@ class HeldBytes:
 
     parameters: int
     gradients: int
-    """Between the last backward pass of a step and its update; 0 elsewhere."""
+    """From the backward passes of a step to its update; 0 elsewhere."""
     master: int
     """fp32 copies of parameters that the optimizer changes in their place."""
     optimizer: int
     """The optimizer's moments."""
 
+    @property
+    def total(self) -> int:
+        return self.parameters + self.gradients + self.master + self.optimizer
 
-def plain_bytes(parameters: Sequence[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> HeldBytes:
-    """Where the optimizer changes the module's own parameters."""
-    return HeldBytes(_sum(parameters), _sum(parameter.grad for parameter in parameters), 0, _moments(optimizer))
+
+def plain_bytes(parameters: Iterable[torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> HeldBytes:
+    """Where the optimizer changes the parameters themselves."""
+    held = list(parameters)
+    return HeldBytes(_sum(held), _sum(parameter.grad for parameter in held), 0, _moments(optimizer))
 
 
 def zero_bytes(engine: Any) -> HeldBytes:
-    """Of a DeepSpeed engine. Gradients are the parameters' own as long as those are there, else the parts that the
+    """Of a DeepSpeed engine. Gradients are the parameters' own while those are there, else the parts that the
     optimizer keeps; buffers of offloaded gradients in host memory are not counted."""
     parameters, optimizer = list(engine.module.parameters()), engine.optimizer
     is_split = engine.zero_optimization_stage() == 3
     parts = (group for group in optimizer.averaged_gradients.values() if group is not None)
-    whole = _sum(parameter.grad for parameter in parameters)
+    exchanged = _exchange_buffers(optimizer)
+    whole = _sum(
+        parameter.grad
+        for parameter in parameters
+        if parameter.grad is not None and parameter.grad.untyped_storage().data_ptr() not in exchanged
+    )
     master = optimizer.fp32_partitioned_groups_flat if is_split else optimizer.single_partition_of_fp32_groups
     return HeldBytes(
         _sum((parameter.ds_tensor for parameter in parameters) if is_split else parameters),
@@ -43,6 +53,13 @@ def zero_bytes(engine: Any) -> HeldBytes:
         _sum(master),
         _moments(optimizer.optimizer),
     )
+
+
+def _exchange_buffers(optimizer: Any) -> set[int]:
+    """Where the storages begin in which DeepSpeed sums gradients over the workers, and to which it points them."""
+    buffers = (bucket.buffer for bucket in optimizer.ipg_buckets.values())
+    tensors = (buffer if isinstance(buffer, list) else [buffer] for buffer in buffers)
+    return {tensor.untyped_storage().data_ptr() for group in tensors for tensor in group if tensor is not None}
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> int:

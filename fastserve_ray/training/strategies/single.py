@@ -63,7 +63,7 @@ class SingleStrategy:
 
     def held_bytes(self) -> HeldBytes:
         """What this rank holds now."""
-        return plain_bytes(list(self.module.parameters()), self._optimizer)
+        return plain_bytes(self.module.parameters(), self._optimizer)
 
     def _backward(self, loss: torch.Tensor, is_last: bool) -> None:
         with self._exchange(is_last):

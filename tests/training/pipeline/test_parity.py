@@ -12,7 +12,14 @@ from fastserve_ray.training.hooks import Hooks
 from fastserve_ray.training.in_process import train_in_process
 from fastserve_ray.training.job import TrainJob
 from tests.training.ranks import Case, Outcome
-from tests.training.test_parity import FAMILIES, MAX_DIFFERENCE, Folders, plain_training, run_by_ranks
+from tests.training.test_parity import (
+    FAMILIES,
+    MAX_DIFFERENCE,
+    Folders,
+    assert_held_as_planned,
+    plain_training,
+    run_by_ranks,
+)
 from tests.training.tiny import model_spec, task_of, train_spec
 
 pytestmark = pytest.mark.slow
@@ -96,6 +103,16 @@ def test_losses_and_weights_are_those_of_plain_training(
     assert found.metrics["eval_loss"] == pytest.approx(eval_loss, abs=MAX_DIFFERENCE)
     assert found.weights.keys() == weights.keys()
     assert all(torch.allclose(found.weights[name], weight, atol=1e-4) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "two-time"])
+def test_ranks_hold_what_the_plan_says(
+    folders: Folders, outcomes: dict[str, Outcome], strategy: str, family: str
+) -> None:
+    """Of stages cut by time it knows nothing."""
+    planned = job(folders, family, **STRATEGIES[strategy], **VARIANTS[family])
+    assert_held_as_planned(outcomes[f"{strategy}-{family}"], planned)
 
 
 def test_tied_weights_are_one_tensor(outcomes: dict[str, Outcome]) -> None:
