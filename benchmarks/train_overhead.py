@@ -149,6 +149,7 @@ def publish(storage: str, folder: Path) -> str:
 def measure(root: Path, rounds: int, steps: int) -> list[dict[str, Figure]]:
     from fastserve_ray.run.ray_runtime import RayRuntime
 
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would give way to whatever else runs, torchrun's 0 not
     storage = str(root / "storage")
     Path(storage).mkdir()
     dataset = publish(storage, root / "dataset")
