@@ -163,5 +163,9 @@ class EngineFullError(EngineError):
     """The engine has as many requests waiting as it may; the same request is welcome later."""
 
 
+class WeightStoreError(FastServeError):
+    """The weight store cannot hold or give a model's weights."""
+
+
 class ServeError(FastServeError):
     """The serving application could not be deployed."""

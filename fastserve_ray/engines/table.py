@@ -27,6 +27,18 @@ def open_engine(folder: str | Path, task: TaskName, spec: EngineSpec | None = No
         ModelError: the model cannot be loaded.
         EngineError: the engine cannot run this model; the message says why.
     """
+    check_model(folder, task)
+    spec = spec if spec is not None else EngineSpec()
+    engine: GenerateEngine | BatchEngine = ENGINES.load(spec.kind)(folder, task, spec)
+    return engine
+
+
+def check_model(folder: str | Path, task: TaskName) -> None:
+    """Refuse what no engine runs.
+
+    Raises:
+        EngineError: with the reason.
+    """
     from fastserve_ray.models.loading import has_adapter
 
     if task == "masked-lm":
@@ -44,6 +56,3 @@ def open_engine(folder: str | Path, task: TaskName, spec: EngineSpec | None = No
             allowed="a model trained with adapter.kind lora, adalora or ia3, or without an adapter",
             key="train.adapter.kind",
         )
-    spec = spec if spec is not None else EngineSpec()
-    engine: GenerateEngine | BatchEngine = ENGINES.load(spec.kind)(folder, task, spec)
-    return engine

@@ -25,10 +25,12 @@ from fastserve_ray.engines.torch.scheduler import Scheduler
 from fastserve_ray.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from fastserve_ray.engines.protocol import BatchEngine, GenerateEngine
     from fastserve_ray.engines.torch.paged.kernels import PagedKernel
+    from fastserve_ray.models.pieces import Piece
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.serve import EngineSpec
 
@@ -51,6 +53,22 @@ def open_torch_engine(folder: str | Path, task: TaskName, spec: EngineSpec) -> G
     return build_generate_engine(loaded.model, loaded.tokenizer, spec)
 
 
+def open_stored_engine(pieces: Sequence[Piece], task: TaskName, spec: EngineSpec) -> GenerateEngine | BatchEngine:
+    """The engine over the pieces of a `stored.ModelBuilder`, which a CPU reads in place.
+
+    Raises:
+        EngineError: the pieces are not for this processor or device, or as `open_torch_engine`.
+    """
+    from fastserve_ray.engines.torch.stored import assemble
+
+    if spec.num_threads is not None:
+        torch.set_num_threads(spec.num_threads)
+    model, tokenizer = assemble(pieces, choose_device(spec.device))
+    if task == "text-classification":
+        return TorchClassifier(model, tokenizer, spec)
+    return build_generate_engine(model, tokenizer, spec, is_prepared=True)
+
+
 def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """Raises:
     EngineError: "cuda" where there is no GPU that torch can use.
@@ -68,24 +86,26 @@ def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def build_generate_engine(
-    model: Any, tokenizer: Any, spec: EngineSpec, *, kernel: PagedKernel | None = None
+    model: Any, tokenizer: Any, spec: EngineSpec, *, kernel: PagedKernel | None = None, is_prepared: bool = False
 ) -> TorchEngine:
     """An engine over a causal LM of transformers, which it takes over: its attention is replaced.
 
     Args:
         kernel: of attention over block tables; default: what ``spec.attention`` says. Layers are not fused then.
+        is_prepared: the model's linear layers are as the engine wants them, and its weights are not to be touched.
 
     Raises:
         EngineError: the model does not fit; the message says why.
     """
     model.eval()
     max_model_len = choose_max_model_len(model.config, spec.max_model_len)
-    if spec.int8_output_layer:
+    if spec.int8_output_layer and not is_prepared:
         quantize_output_layer(model)
     expected = reference_logits(model)
     with refusing(model):
         layers = adopt(model)
-        prepare_linears(model)
+        if not is_prepared:
+            prepare_linears(model)
         if kernel is None:
             fuse_layers(model, layers)
         check_logits(model, layers, expected)

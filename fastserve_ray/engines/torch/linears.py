@@ -23,6 +23,7 @@ from fastserve_ray.native.library import load_library
 
 if TYPE_CHECKING:
     import ctypes
+    from collections.abc import Iterable
 
 ROWS_AT_ONCE = 512
 """Rows of one call: more of them, with their outputs, leave the caches while the weights pass by."""
@@ -61,6 +62,17 @@ def prepare_linears(model: nn.Module) -> int:
     Returns:
         the number of layers replaced; 0 where there are no kernels for this processor.
     """
+    if load_library() is None:
+        return 0
+    num_replaced: int = pack_linears(model, [name for name, _ in model.named_modules()])
+    _let_go_of_files(model)
+    return num_replaced
+
+
+@torch.no_grad()
+def pack_linears(model: nn.Module, names: Iterable[str]) -> int:
+    """The part of `prepare_linears` that replaces; of the modules ``names`` only, so that a model can be prepared
+    piece by piece."""
     library = load_library()
     if library is None:
         return 0
@@ -70,7 +82,7 @@ def prepare_linears(model: nn.Module) -> int:
     num_users = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
     num_replaced = 0
     # by name, so that nothing here keeps a layer that was replaced, and its memory serves the next ones
-    for name in [name for name, _ in model.named_modules()]:
+    for name in names:
         module = model.get_submodule(name)
         layer = _packed(module, library)
         if layer is None:
@@ -86,8 +98,14 @@ def prepare_linears(model: nn.Module) -> int:
                 num_users[id(weight)] -= 1
         if weight is not None and num_users[id(weight)] == 1:
             mapped.release(weight)
-    _let_go_of_files(model)
     return num_replaced
+
+
+def layout() -> tuple[int, int] | None:
+    """What decides how panels lie in memory: outputs of a panel, and values side by side in int8. None where layers
+    are not packed. Packed layers run only where this is the same."""
+    library = load_library()
+    return None if library is None else (int(library.fs_panel()), int(library.fs_group()))
 
 
 def _let_go_of_files(model: nn.Module) -> None:

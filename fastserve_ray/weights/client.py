@@ -1,0 +1,101 @@
+"""What a replica reads weights with."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
+
+from fastserve_ray.errors import FastServeError, WeightStoreError
+from fastserve_ray.models.pieces import Piece
+from fastserve_ray.weights.capacity import check_room
+from fastserve_ray.weights.objects import tensors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastserve_ray.weights.server import StoredPiece
+
+RETRY_S = 0.2
+_T = TypeVar("_T")
+
+
+class WeightClient:
+    """Reads a model from its shard servers. A server that is lost is looked for again until its successor answers.
+
+    Args:
+        locate: the handle of a shard's server now; raises ValueError while there is none.
+        timeout_s: how long one read waits in all, for servers that build or come back too.
+    """
+
+    def __init__(self, locate: Callable[[int], Any], num_shards: int, *, timeout_s: float = 600.0) -> None:
+        self._locate = locate
+        self._num_shards = num_shards
+        self._timeout_s = timeout_s
+        self._parts: dict[int, list[StoredPiece]] = {}
+
+    def read_all(self) -> list[Piece]:
+        """Every piece, its tensors in place in this node's object store, to which they come from peers if need be.
+
+        Raises:
+            WeightStoreError: the store of this node is too small, or the servers do not come back in time.
+            FastServeError: the servers cannot build the model.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        for shard in range(self._num_shards):
+            self._retrying(partial(self._part, shard, deadline), shard, deadline)
+        check_room(self.num_bytes, "the model's weights")
+        return [piece for shard in range(self._num_shards) for piece in self._read_shard(shard, deadline)]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the tensors of the parts known so far."""
+        return sum(stored.header.num_bytes for part in self._parts.values() for stored in part)
+
+    def _read_shard(self, shard: int, deadline: float) -> list[Piece]:
+        def read() -> list[Piece]:
+            return [self._read(stored, deadline) for stored in self._part(shard, deadline)]
+
+        return self._retrying(read, shard, deadline)
+
+    def _part(self, shard: int, deadline: float) -> list[StoredPiece]:
+        if shard not in self._parts:
+            self._parts[shard] = ray.get(self._locate(shard).part.remote(), timeout=_left(deadline))
+        return self._parts[shard]
+
+    def _read(self, stored: StoredPiece, deadline: float) -> Piece:
+        objects = ray.get(list(stored.objects), timeout=_left(deadline))
+        return Piece(stored.header.name, stored.header.structure, tuple(tensors_of(stored.header, objects)))
+
+    def _retrying(self, call: Callable[[], _T], shard: int, deadline: float) -> _T:
+        """``call`` until no server or object is lost on the way.
+
+        Raises:
+            WeightStoreError: the time is over.
+        """
+        while True:
+            try:
+                return call()
+            except RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, FastServeError) else error) from error
+            except (RayActorError, ObjectLostError, GetTimeoutError, ValueError) as error:
+                self._parts.pop(shard, None)
+                if time.monotonic() > deadline:
+                    raise _gone(shard, self._timeout_s, error) from error
+            time.sleep(RETRY_S)
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _gone(shard: int, timeout_s: float, error: Exception) -> WeightStoreError:
+    return WeightStoreError(
+        f"the server of shard {shard} of the weights does not answer",
+        value=f"{type(error).__name__} after {timeout_s:g} s",
+        key="serve.weights",
+        hint="its node is gone or the model takes longer to load; Ray's logs of its process say which",
+    )
