@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import math
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
-
+from fastserve_ray.bench.arrivals import poisson_given_count
+from fastserve_ray.bench.lengths import draw_lognormal
+from fastserve_ray.bench.traces import read_trace
 from fastserve_ray.engines.simulation.outcome import Arrival
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ class Workload:
                 break
             lengths.append((prompt, completion))
             to_come -= completion
-        draw = random.Random(seed)
-        times = sorted(draw.uniform(0, seconds) for _ in lengths)
+        times = poisson_given_count(len(lengths), seconds, seed)
         return [Arrival(at, *tokens) for at, tokens in zip(times, lengths, strict=True)]
 
     def at_once(self, count: int) -> list[Arrival]:
@@ -54,12 +53,12 @@ class Workload:
 
 def azure_conv(folder: Path, max_model_len: int) -> Workload:
     """Lengths of Azure's conversation trace of 2023 (Patel et al., Splitwise, ISCA 2024)."""
-    return _from_trace("azure_2023_conv", folder, "context_tokens", "generated_tokens", max_model_len)
+    return _from_trace("azure_2023_conv", folder, max_model_len)
 
 
 def sharegpt(folder: Path, max_model_len: int) -> Workload:
     """Lengths of ShareGPT conversations of up to 8,192 tokens (project etalon)."""
-    return _from_trace("sharegpt_8k_lengths", folder, "prefill_tokens", "decode_tokens", max_model_len)
+    return _from_trace("sharegpt_8k_lengths", folder, max_model_len)
 
 
 TRACES: dict[str, Callable[[Path, int], Workload]] = {"azure_2023_conv": azure_conv, "sharegpt_8k_lengths": sharegpt}
@@ -68,18 +67,15 @@ TRACES: dict[str, Callable[[Path, int], Workload]] = {"azure_2023_conv": azure_c
 def lognormal(max_model_len: int, *, count: int = 20_000, seed: int = 0) -> Workload:
     """Completions of a lognormal length with σ = 1.5: a tenth of them are more than half of the work."""
     draw = random.Random(seed)
-    # The mean of a lognormal is its median times exp(σ² / 2).
-    median = LOGNORMAL_MEAN / math.exp(LOGNORMAL_SIGMA**2 / 2)
-    rows = [(draw.randint(*LOGNORMAL_PROMPT), median * draw.lognormvariate(0, LOGNORMAL_SIGMA)) for _ in range(count)]
+    rows = [
+        (draw.randint(*LOGNORMAL_PROMPT), draw_lognormal(draw, LOGNORMAL_MEAN, LOGNORMAL_SIGMA)) for _ in range(count)
+    ]
     return Workload("lognormal 1.5", tuple(_scaled(*row, max_model_len) for row in rows))
 
 
-def _from_trace(
-    name: str, folder: Path, prompt: str, completion: str, max_model_len: int, *, seed: int = 0
-) -> Workload:
+def _from_trace(name: str, folder: Path, max_model_len: int, *, seed: int = 0) -> Workload:
     """The trace's lengths in random order, so that any run's beginning is a sample of the whole."""
-    table = pq.read_table(folder / f"{name}.parquet", columns=[prompt, completion])
-    rows = list(zip(table[prompt].to_pylist(), table[completion].to_pylist(), strict=True))
+    rows = [(row.num_prompt_tokens, row.num_completion_tokens) for row in read_trace(folder / f"{name}.parquet")]
     random.Random(seed).shuffle(rows)
     return Workload(name, tuple(_scaled(*row, max_model_len) for row in rows))
 

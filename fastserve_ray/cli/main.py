@@ -25,6 +25,7 @@ SUMMARIES = {
     "serve": "Serve a model, an artifact or a run's result.",
     "predict": "Ask a model or a served endpoint.",
     "key": "Make an API key for a client of an endpoint.",
+    "bench": "Send a load to a served model and measure what it does.",
     "schema": "Print the JSON Schema of the file, for editors.",
     "doctor": "Check this machine: versions, memory, disk, ports.",
 }
