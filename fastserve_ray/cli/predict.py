@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from fastserve_ray.engines.protocol import EmbeddingEngine
     from fastserve_ray.spec.model import TaskName
 
 Row = dict[str, "JsonValue"]
@@ -81,6 +82,8 @@ def predict_here(target: Target, texts: Sequence[str], sampling: SamplingParams)
     engine: Any = open_engine(source.fetch(), target.task, target.serve.engine)
     if target.task == "text-classification":
         yield from _classified(engine, texts)
+    elif target.task == "text-embedding":
+        yield from _embedded(engine, texts)
     else:
         yield from _completed(engine, texts, sampling)
 
@@ -89,6 +92,11 @@ def _classified(engine: Any, texts: Sequence[str]) -> Iterator[Row]:
     for text, prediction in zip(texts, engine.predict(texts), strict=True):
         probs = dict(zip(engine.labels, prediction.scores, strict=True))
         yield {"input": text, "label": prediction.label, "label_id": prediction.label_id, "probs": probs}
+
+
+def _embedded(engine: EmbeddingEngine, texts: Sequence[str]) -> Iterator[Row]:
+    for text, vector in zip(texts, engine.embed(engine.encode(texts, cuts=True)), strict=True):
+        yield {"input": text, "embedding": [*vector.numbers]}
 
 
 def _completed(engine: Any, texts: Sequence[str], sampling: SamplingParams) -> Iterator[Row]:
@@ -110,6 +118,11 @@ def predict_at(url: str, texts: Sequence[str], sampling: SamplingParams, name: s
         if task == "text-classification":
             for item in post(f"{url}/v1/classify", {"model": model, "input": [*batch]})["data"]:
                 yield {"input": batch[item.pop("index")], **item}
+            continue
+        if task == "text-embedding":
+            asked: dict[str, JsonValue] = {"model": model, "input": [*batch], "truncate_prompt_tokens": -1}
+            for item in post(f"{url}/v1/embeddings", asked)["data"]:
+                yield {"input": batch[item["index"]], "embedding": item["embedding"]}
             continue
         body: dict[str, JsonValue] = {"model": model, "prompt": [*batch], "max_tokens": sampling.max_tokens}
         body |= {"temperature": sampling.temperature, "seed": sampling.seed}
@@ -133,4 +146,6 @@ def _line(row: Row) -> str:
         probs = row["probs"]
         assert isinstance(probs, dict), "probabilities by label"
         return f"{row['label']}\t{probs[str(row['label'])]:.3f}\t{row['input']}"
+    if "embedding" in row:
+        return f"{row['embedding']}\t{row['input']}"
     return f"{row['input']}{row['text']}"

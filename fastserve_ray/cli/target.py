@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fastserve_ray.spec.run import RunSpec
 
 DEFAULT_STORAGE = "./runs"
+SENTENCE_TRANSFORMERS = "modules.json"
+"""In the folder of an embedding model."""
 YAML = (".yaml", ".yml")
 ARTIFACT = re.compile(r"artifact:\S+|[a-z]+-[0-9a-f]{16}|[^/@\s]+@[a-z]+")
 """``artifact:ID``, an artifact's id, or ``run@stage``."""
@@ -127,7 +129,7 @@ def _of_model(model: str, shown: str, task: str, sets: Sequence[str], storage: s
 
 
 def _task_of_folder(folder: Path) -> str:
-    """By the architecture's name in ``config.json``."""
+    """By the architecture's name in ``config.json``, and what sentence-transformers keeps beside it."""
     try:
         architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     except (OSError, ValueError) as error:
@@ -137,6 +139,8 @@ def _task_of_folder(folder: Path) -> str:
             allowed="a folder that save_pretrained wrote",
         ) from error
     is_classifier = any(str(name).endswith("ForSequenceClassification") for name in architectures)
+    if (folder / SENTENCE_TRANSFORMERS).is_file():
+        return "text-embedding"
     return "text-classification" if is_classifier else "text-generation"
 
 

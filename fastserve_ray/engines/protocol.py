@@ -6,6 +6,7 @@ call. Neither knows Ray, HTTP or asyncio, so that an engine can be tested and me
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -240,3 +241,50 @@ class BatchEngine(Protocol):
     def count_tokens(self, text: str) -> int:
         """Tokens of ``text`` as the model reads it, after cutting."""
         ...
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """One text as a vector."""
+
+    data: bytes
+    """float32, little-endian."""
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        return struct.unpack(f"<{len(self.data) // 4}f", self.data)
+
+
+@runtime_checkable
+class EmbeddingEngine(Protocol):
+    """Texts to vectors, in one call. A vector does not depend on what else is in the call."""
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers of a vector."""
+        ...
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text at most."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model knows."""
+        ...
+
+    def encode(self, inputs: Sequence[str | tuple[int, ...]], *, cuts: bool = False) -> list[tuple[int, ...]]:
+        """Texts as tokens, with the model's special ones; tokens stay as they are.
+
+        Args:
+            cuts: whether what is longer than `max_length` is cut at its end.
+        """
+        ...
+
+    def embed(self, rows: Sequence[tuple[int, ...]]) -> list[Embedding]:
+        """Vectors of texts in tokens, none empty or longer than `max_length`."""
+        ...
+
+
+AnyEngine = GenerateEngine | BatchEngine | EmbeddingEngine

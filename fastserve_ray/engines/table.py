@@ -11,16 +11,17 @@ from fastserve_ray.spec.serve import EngineSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fastserve_ray.engines.protocol import BatchEngine, GenerateEngine
+    from fastserve_ray.engines.protocol import AnyEngine
     from fastserve_ray.spec.model import TaskName
 
 ENGINES = LazyTable("engine", "serve.engine.kind", {"torch": "fastserve_ray.engines.torch.factory:open_torch_engine"})
 
 
-def open_engine(folder: str | Path, task: TaskName, spec: EngineSpec | None = None) -> GenerateEngine | BatchEngine:
+def open_engine(folder: str | Path, task: TaskName, spec: EngineSpec | None = None) -> AnyEngine:
     """Load a model folder (or hub id) into the engine that ``spec.kind`` names.
 
-    Returns a ``GenerateEngine`` for text generation and a ``BatchEngine`` for classification.
+    Returns a ``GenerateEngine`` for text generation, a ``BatchEngine`` for classification, and an ``EmbeddingEngine``
+    for embeddings.
 
     Raises:
         UnknownNameError: no such engine.
@@ -29,7 +30,7 @@ def open_engine(folder: str | Path, task: TaskName, spec: EngineSpec | None = No
     """
     check_model(folder, task)
     spec = spec if spec is not None else EngineSpec()
-    engine: GenerateEngine | BatchEngine = ENGINES.load(spec.kind)(folder, task, spec)
+    engine: AnyEngine = ENGINES.load(spec.kind)(folder, task, spec)
     return engine
 
 
@@ -45,7 +46,7 @@ def check_model(folder: str | Path, task: TaskName) -> None:
         raise EngineError(
             "a masked language model is made to be fine-tuned; no engine runs it",
             value=str(folder),
-            allowed="text-generation, text-classification",
+            allowed="text-generation, text-classification, text-embedding",
             key="model.task",
             hint="fine-tune it: model.base: run@train with task: text-classification",
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.errors import ModelError
 from fastserve_ray.models.config import error_lines, label_settings, make_config
+from fastserve_ray.models.pooling import read_pooling
 from fastserve_ray.models.quiet import quiet_transformers
 from fastserve_ray.tasks.table import load_task
 
@@ -18,8 +19,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+    from fastserve_ray.models.pooling import Pooling
+
 COMPRESSION_FILE = "compression.json"
 """Present in the folder of a compressed artifact only."""
+
+EMBEDDING = "text-embedding"
+"""The task of a model that is only served."""
 
 ADAPTER_FOLDER = "adapter"
 """Below a model's folder: a learned prompt or prefix, which its weights cannot hold."""
@@ -37,6 +43,8 @@ class LoadedModel:
     model: torch.nn.Module
     tokenizer: PreTrainedTokenizerBase
     task: str
+    pooling: Pooling | None = None
+    """Of an embedding model."""
 
 
 def load_tokenizer(reference: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -110,7 +118,7 @@ def load_pretrained(
             config = transformers.AutoConfig.from_pretrained(
                 str(reference), revision=revision, trust_remote_code=trust_remote_code
             )
-            auto_class = getattr(transformers, load_task(task).auto_class_of(config.model_type))
+            auto_class = getattr(transformers, _auto_class(task, config.model_type))
             model, report = auto_class.from_pretrained(
                 str(reference),
                 revision=revision,
@@ -125,7 +133,16 @@ def load_pretrained(
     _refuse_missing_weights(model, report, task, reference)
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    return LoadedModel(_with_adapter(model, reference).eval(), tokenizer, task)
+    pooling = read_pooling(reference, revision) if task == EMBEDDING else None
+    return LoadedModel(_with_adapter(model, reference).eval(), tokenizer, task, pooling)
+
+
+def _auto_class(task: str, model_type: str | None = None) -> str:
+    """Of transformers. A model for embeddings is one without a head, and is not trained here."""
+    if task == EMBEDDING:
+        return "AutoModel"
+    known = load_task(task)
+    return known.auto_class if model_type is None else known.auto_class_of(model_type)
 
 
 def has_adapter(folder: str | Path) -> bool:
@@ -215,13 +232,15 @@ def _refuse_missing_weights(model: Any, report: Mapping[str, Any], task: str, re
     if task == "text-classification":
         body = f"{model.base_model_prefix}."
         missing = [name for name in missing if name.startswith(body) and "pooler" not in name]
+    if task == EMBEDDING:
+        missing = [name for name in missing if "pooler" not in name]
     if task == "masked-lm":
         missing = [name for name in missing if "pooler" not in name and "seq_relationship" not in name]
     if missing:
         raise ModelError(
             f"these weights are not of a {task} model: {len(missing)} are missing, for example {missing[0]}",
             value=f"{reference} ({', '.join(model.config.architectures or [model.config.model_type])})",
-            allowed=f"a model that {load_task(task).auto_class} loads whole",
+            allowed=f"a model that {_auto_class(task)} loads whole",
             key="model.base",
             hint="is model.task the one that the model was made for?",
         )

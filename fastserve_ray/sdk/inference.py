@@ -13,7 +13,7 @@ from fastserve_ray.sdk.handles import loaded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fastserve_ray.engines.protocol import BatchEngine, GenerateEngine
+    from fastserve_ray.engines.protocol import BatchEngine, EmbeddingEngine, GenerateEngine
 
 
 class InferenceEngine:
@@ -33,7 +33,7 @@ class InferenceEngine:
             max_tokens, temperature, seed: of generation; a classifier ignores them.
 
         Returns:
-            ``list[str]`` of completions, or ``list[Prediction]``.
+            ``list[str]`` of completions, ``list[Prediction]``, or vectors as ``list[tuple[float, ...]]``.
 
         Raises:
             EngineError: a prompt is empty or longer than the model allows.
@@ -42,6 +42,9 @@ class InferenceEngine:
             raise UsageError("predict takes a list of texts", value=texts, allowed="a list", key="texts")
         if self.task == "text-classification":
             return list(self._classify(texts))
+        if self.task == "text-embedding":
+            embedder = cast("EmbeddingEngine", self._engine)
+            return [vector.numbers for vector in embedder.embed(embedder.encode(texts, cuts=True))]
         sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
         engine = cast("GenerateEngine", self._engine)
         return [completion.text for completion in complete_texts(engine, texts, sampling)]
@@ -65,11 +68,16 @@ def create_engine(model: Any, engine: str = "torch") -> InferenceEngine:
     if engine not in ENGINES:
         raise UsageError("unknown engine", value=engine, allowed=", ".join(ENGINES), key="engine")
     from fastserve_ray.engines.torch.classifier import TorchClassifier
+    from fastserve_ray.engines.torch.embedder import TorchEmbedder
     from fastserve_ray.engines.torch.factory import build_generate_engine
+    from fastserve_ray.models.pooling import Pooling
     from fastserve_ray.spec import EngineSpec
 
     source = loaded(model)
     if source.task == "text-classification":
         return InferenceEngine(TorchClassifier(source.model, source.tokenizer, EngineSpec()), source.task)
+    if source.task == "text-embedding":
+        pooling = source.pooling or Pooling()
+        return InferenceEngine(TorchEmbedder(source.model, source.tokenizer, pooling, EngineSpec()), source.task)
     module = copy.deepcopy(source.model)  # the engine replaces the attention of the model that it gets
     return InferenceEngine(build_generate_engine(module, source.tokenizer, EngineSpec()), source.task)

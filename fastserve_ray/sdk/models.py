@@ -20,7 +20,7 @@ def load_model(reference: str | Path, *, task: TaskName | None = None, storage: 
 
     Args:
         reference: a hub id ("gpt2"), a folder, or an artifact (``artifact:ID``, or ``run@stage``) of ``storage``.
-        task: "text-generation" or "text-classification"; default: what the model's config says.
+        task: "text-generation", "text-classification" or "text-embedding"; default: what the model's config says.
 
     Raises:
         ModelError: not found, not readable, or not made for the task.
@@ -87,8 +87,11 @@ def _task_of(place: str | Path) -> TaskName:
     from transformers import AutoConfig
 
     from fastserve_ray.models.loading import read_config
+    from fastserve_ray.models.pooling import MODULES_FILE
 
     if isinstance(place, Path):
+        if (place / MODULES_FILE).is_file():
+            return "text-embedding"
         architectures = read_config(place).get("architectures")
     else:
         try:

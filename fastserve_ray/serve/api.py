@@ -20,11 +20,14 @@ from fastserve_ray.serve.calls import (
     Classified,
     ClassifyCall,
     DetokenizeCall,
+    EmbedCall,
+    Embedded,
     Frame,
     GenerateCall,
     TokenizeCall,
     Tokenized,
 )
+from fastserve_ray.serve.embedding import embedding_answer
 from fastserve_ray.serve.failures import (
     Failure,
     RequestFailed,
@@ -42,6 +45,7 @@ from fastserve_ray.serve.wire.base import ModelCard, ModelList, WireAnswer, Wire
 from fastserve_ray.serve.wire.chat import ChatAnswer, ChatRequest
 from fastserve_ray.serve.wire.classify import ClassifyAnswer, ClassifyRequest
 from fastserve_ray.serve.wire.completions import DEFAULT_MAX_TOKENS, CompletionAnswer, CompletionRequest
+from fastserve_ray.serve.wire.embeddings import EmbeddingAnswer, EmbeddingRequest
 from fastserve_ray.serve.wire.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 
 if TYPE_CHECKING:
@@ -54,6 +58,7 @@ REQUEST_MODELS: dict[str, type[WireRequest]] = {
     "/v1/completions": CompletionRequest,
     "/v1/chat/completions": ChatRequest,
     "/v1/classify": ClassifyRequest,
+    "/v1/embeddings": EmbeddingRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }
@@ -128,6 +133,13 @@ class Inference:
         self._metrics.prompt_tokens.labels(model.name).inc(result.num_tokens)
         return classify_answer(_identity("classify"), model.name, result)
 
+    async def embed(self, body: EmbeddingRequest) -> EmbeddingAnswer:
+        model = self.gateway.find(body.model, "text-embedding")
+        call = EmbedCall(body.inputs, body.dimensions, cuts=body.truncate_prompt_tokens is not None)
+        result: Embedded = await self.gateway.call(model, "embed", call)
+        self._metrics.prompt_tokens.labels(model.name).inc(result.num_tokens)
+        return embedding_answer(model.name, result, body.encoding_format)
+
     async def tokenize(self, body: TokenizeRequest) -> TokenizeAnswer:
         model = self.gateway.find(body.model, "text-generation")
         messages = None if body.messages is None else tuple(message.for_template() for message in body.messages)
@@ -187,6 +199,10 @@ def _add_inference(app: FastAPI, inference: Inference) -> None:
     @app.post("/v1/classify", response_model=ClassifyAnswer)
     async def classify(body: Annotated[ClassifyRequest, Body()]) -> Response:
         return json_response(await inference.classify(body))
+
+    @app.post("/v1/embeddings", response_model=EmbeddingAnswer)
+    async def embeddings(body: Annotated[EmbeddingRequest, Body()]) -> Response:
+        return json_response(await inference.embed(body))
 
     @app.post("/tokenize", response_model=TokenizeAnswer)
     async def tokenize(body: Annotated[TokenizeRequest, Body()]) -> Response:

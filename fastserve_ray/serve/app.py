@@ -10,6 +10,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig
 
 from fastserve_ray.serve.auth.access import Access
+from fastserve_ray.serve.embedding import EmbedReplica
 from fastserve_ray.serve.gateway import ServedModel
 from fastserve_ray.serve.ingress import Ingress
 from fastserve_ray.serve.quota.keeper import QuotaLedger
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec
 
-REPLICAS: dict[TaskName, type] = {"text-generation": GenerateReplica, "text-classification": ClassifyReplica}
+REPLICAS: dict[TaskName, type] = {
+    "text-generation": GenerateReplica,
+    "text-classification": ClassifyReplica,
+    "text-embedding": EmbedReplica,
+}
 INGRESS_MAX_ONGOING_REQUESTS = 10_000
 """The ingress never holds a request back: the limit that users set is the one of the model's queue."""
 SHUTDOWN_POLL_S = 0.2

@@ -74,6 +74,23 @@ class ClassifyCall:
 
 
 @dataclass(frozen=True)
+class EmbedCall:
+    texts: tuple[str | tuple[int, ...], ...]
+    """As text, or in tokens."""
+    dimensions: int | None = None
+    """To keep of each vector; None: all."""
+    cuts: bool = False
+    """Whether texts that are too long are cut; refused otherwise."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    vectors: tuple[bytes, ...]
+    """Each float32, little-endian."""
+    num_tokens: int
+
+
+@dataclass(frozen=True)
 class ScoredToken:
     """A token and how probable the model found it."""
 

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPTS: dict[TaskName, str] = {
     "text-generation": "Once upon a time",
+    "text-embedding": "How do I reset my password?",
     "text-classification": "A moving and quietly funny film.",
 }
 SAMPLE_TOKENS = 48
+SHOWN_NUMBERS = 4
+"""Of a vector."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Sample:
         """What the model said, for people."""
         if "data" in answer:
             first = answer["data"][0]
+            if "embedding" in first:
+                numbers = ", ".join(f"{number:.3f}" for number in first["embedding"][:SHOWN_NUMBERS])
+                return f"[{numbers}, ...] of {len(first['embedding'])} dimensions"
             return f"{first['label']} ({first['probs'][first['label']]:.3f})"
         return str(answer["choices"][0]["text"])
 
@@ -50,6 +56,8 @@ def sample_request(task: TaskName, model: str, prompt: str | None = None) -> Sam
     prompt = prompt if prompt is not None else DEFAULT_PROMPTS[task]
     if task == "text-classification":
         return Sample("/v1/classify", {"model": model, "input": prompt})
+    if task == "text-embedding":
+        return Sample("/v1/embeddings", {"model": model, "input": prompt})
     body: dict[str, JsonValue] = {"model": model, "prompt": prompt, "max_tokens": SAMPLE_TOKENS, "temperature": 0}
     return Sample("/v1/completions", body)
 

@@ -79,14 +79,14 @@ def invalid(message: str, *, param: str | None = None, code: str | None = None) 
 
 
 def context_length_exceeded(num_prompt_tokens: int, max_tokens: int | None, max_model_len: int, param: str) -> Failure:
-    asked = f"{num_prompt_tokens} in the prompt"
+    """In OpenAI's words, by which clients know it."""
+    total = num_prompt_tokens + (max_tokens or 0)
+    parts = f"{num_prompt_tokens} in the {param}"
     if max_tokens is not None:
-        asked += f" and {max_tokens} for the completion"
-    return invalid(
-        f"this model reads and writes at most {max_model_len} tokens together; you asked for {asked}",
-        param=param,
-        code="context_length_exceeded",
-    )
+        parts += f", {max_tokens} in the completion"
+    asked = f"you requested {total} tokens ({parts})"
+    message = f"This model's maximum context length is {max_model_len} tokens. However, {asked}."
+    return invalid(message, param=param, code="context_length_exceeded")
 
 
 def unknown_model(name: str, known: Sequence[str]) -> Failure:

@@ -44,6 +44,7 @@ STATUS_TIMEOUT_S = 2.0
 ENDPOINTS: dict[TaskName, str] = {
     "text-generation": "/v1/completions or /v1/chat/completions",
     "text-classification": "/v1/classify",
+    "text-embedding": "/v1/embeddings",
 }
 
 

@@ -27,6 +27,7 @@ from fastserve_ray.serve.spelling import Spelling
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from fastserve_ray.engines.protocol import BatchEngine
     from fastserve_ray.serve.source import ModelSource
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.serve import EngineSpec
@@ -40,7 +41,7 @@ class GenerateReplica:
     def __init__(self, source: ModelSource, spec: EngineSpec) -> None:
         from fastserve_ray.engines.async_engine import AsyncEngine
 
-        self._engine = AsyncEngine(_open(source, "text-generation", spec))
+        self._engine = AsyncEngine(open_source(source, "text-generation", spec))
         self._engine.start()
         self._spelling = Spelling(self._engine.tokenizer)
         self._num_streams = 0
@@ -94,7 +95,7 @@ class GenerateReplica:
     async def status(self) -> ReplicaStatus:
         stats = self._engine.stats()
         return ReplicaStatus(
-            replica=_replica_id(),
+            replica=replica_id(),
             num_requests_running=stats.num_running,
             num_requests_waiting=stats.num_waiting,
             kv_tokens_used=stats.kv_tokens_used,
@@ -146,15 +147,16 @@ class ClassifyReplica:
     """Labels texts; concurrent calls share batches."""
 
     def __init__(self, source: ModelSource, spec: EngineSpec) -> None:
-        from fastserve_ray.engines.async_batch import BatchAsync
+        from fastserve_ray.engines.async_batch import MicroBatches
 
-        self._engine = BatchAsync(_open(source, "text-classification", spec))
+        self._engine: BatchEngine = open_source(source, "text-classification", spec)
+        self._batches = MicroBatches(self._engine.predict)
         self._num_calls = 0
 
     async def classify(self, call: ClassifyCall) -> Classified | Failure:
         self._num_calls += 1
         try:
-            predictions = await self._engine.predict(call.texts)
+            predictions = await self._batches.run(call.texts)
             num_tokens = await asyncio.to_thread(lambda: sum(map(self._engine.count_tokens, call.texts)))
         except FastServeError as error:
             return _failure(error)
@@ -163,11 +165,11 @@ class ClassifyReplica:
         return Classified(tuple(predictions), num_tokens, self._engine.labels)
 
     async def status(self) -> ReplicaStatus:
-        waiting = self._engine.num_waiting
-        return ReplicaStatus(_replica_id(), max(self._num_calls - waiting, 0), waiting)
+        waiting = self._batches.num_waiting
+        return ReplicaStatus(replica_id(), max(self._num_calls - waiting, 0), waiting)
 
 
-def _open(source: ModelSource, task: TaskName, spec: EngineSpec) -> Any:
+def open_source(source: ModelSource, task: TaskName, spec: EngineSpec) -> Any:
     from fastserve_ray.engines.table import open_engine
 
     start = perf_counter()
@@ -188,7 +190,7 @@ def _failure(
     return internal(error.error or "the engine failed on this request")
 
 
-def _replica_id() -> str:
+def replica_id() -> str:
     from ray import serve
 
     return str(serve.get_replica_context().replica_id.unique_id)

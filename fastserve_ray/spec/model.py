@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue
 
 from fastserve_ray.spec.base import PositiveInt, Section
 
-TaskName = Literal["text-generation", "text-classification", "masked-lm"]
+TaskName = Literal["text-generation", "text-classification", "text-embedding", "masked-lm"]
 NEXT_SENTENCE_TYPES = frozenset({"bert", "ernie", "megatron-bert", "mobilebert"})
 """Model types whose pre-training class in transformers has a head for the next sentence."""
 
@@ -27,7 +27,7 @@ class ModelSpec(Section):
 
     task: TaskName = "text-generation"
     """What the model is for; decides columns, loss, metrics and the endpoints. A ``masked-lm`` is pre-trained to be
-    fine-tuned (``model.base: run@train``), and is not served."""
+    fine-tuned (``model.base: run@train``), and is not served; a ``text-embedding`` model is only served."""
     base: str | None = None
     """A hub id, a folder, a storage URI, or an artifact reference ``run@stage`` / ``artifact:ID``."""
     revision: str | None = None

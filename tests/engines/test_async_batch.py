@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fastserve_ray.engines.async_batch import MAX_TEXTS, BatchAsync
+from fastserve_ray.engines.async_batch import MAX_TEXTS, MicroBatches
 from fastserve_ray.engines.protocol import Prediction
 from fastserve_ray.errors import EngineError
 
@@ -36,10 +36,10 @@ class Lengths:
 
 async def test_calls_that_wait_become_one_batch() -> None:
     engine = Lengths()
-    front = BatchAsync(engine)
-    first = asyncio.create_task(front.predict(["a"]))
+    front = MicroBatches(engine.predict)
+    first = asyncio.create_task(front.run(["a"]))
     await asyncio.sleep(0.05)
-    others = [asyncio.create_task(front.predict(["a" * size, "b"])) for size in range(1, 9)]
+    others = [asyncio.create_task(front.run(["a" * size, "b"])) for size in range(1, 9)]
     await asyncio.sleep(0.05)
     assert front.num_waiting == 8
     engine.go_on.set()
@@ -52,21 +52,19 @@ async def test_calls_that_wait_become_one_batch() -> None:
 async def test_a_failure_hits_its_caller_alone() -> None:
     engine = Lengths()
     engine.go_on.set()
-    front = BatchAsync(engine)
-    results = await asyncio.gather(
-        front.predict(["fine"]), front.predict(["bad"]), front.predict(["x"]), return_exceptions=True
-    )
+    front = MicroBatches(engine.predict)
+    results = await asyncio.gather(front.run(["fine"]), front.run(["bad"]), front.run(["x"]), return_exceptions=True)
     assert isinstance(results[1], EngineError)
     assert "cannot read this" in str(results[1])
     assert [answer[0].label for answer in (results[0], results[2]) if isinstance(answer, list)] == ["long", "short"]
-    assert (await front.predict(["more"]))[0].label == "long"
+    assert (await front.run(["more"]))[0].label == "long"
 
 
 async def test_a_caller_that_leaves_is_dropped() -> None:
     engine = Lengths()
-    front = BatchAsync(engine)
-    first = asyncio.create_task(front.predict(["a"]))
-    leaving = asyncio.create_task(front.predict(["b"]))
+    front = MicroBatches(engine.predict)
+    first = asyncio.create_task(front.run(["a"]))
+    leaving = asyncio.create_task(front.run(["b"]))
     await asyncio.sleep(0.05)
     leaving.cancel()
     await asyncio.sleep(0)
@@ -74,15 +72,15 @@ async def test_a_caller_that_leaves_is_dropped() -> None:
     await first
     with pytest.raises(asyncio.CancelledError):
         await leaving
-    await front.predict(["c"])
+    await front.run(["c"])
     assert sum(engine.batches) <= 3
 
 
 async def test_batches_are_bounded() -> None:
     engine = Lengths()
     engine.go_on.set()
-    front = BatchAsync(engine)
+    front = MicroBatches(engine.predict)
     calls = [["a"] * (MAX_TEXTS // 2), ["b"] * (MAX_TEXTS // 2), ["c"] * (2 * MAX_TEXTS), ["d"]]
-    answers = await asyncio.gather(*(front.predict(call) for call in calls))
+    answers = await asyncio.gather(*(front.run(call) for call in calls))
     assert [len(answer) for answer in answers] == [len(call) for call in calls]
     assert engine.batches == [MAX_TEXTS, 2 * MAX_TEXTS, 1]

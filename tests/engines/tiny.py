@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from fastserve_ray.engines.protocol import GenerateRequest, SamplingParams
 from fastserve_ray.engines.torch.factory import build_generate_engine
@@ -67,6 +73,12 @@ def build_classifier(family: str, **changes: Any) -> Any:
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{**SHAPE, "intermediate_size": 96, **changes})
     return AutoModelForSequenceClassification.from_config(config).eval()
+
+
+def build_encoder(family: str = "bert", **changes: Any) -> Any:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **{**SHAPE, "intermediate_size": 96, **changes})
+    return AutoModel.from_config(config).eval()
 
 
 @lru_cache

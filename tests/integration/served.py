@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from tests.engines.tiny import build_classifier, build_model, build_tokenizer
+from fastserve_ray.models.pooling import Pooling
+from tests.engines.tiny import build_classifier, build_encoder, build_model, build_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +30,15 @@ def save_generator(folder: Path, *, chat_template: str | None = TEMPLATE) -> Any
     tokenizer.chat_template = chat_template
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return model
+
+
+def save_embedder(folder: Path) -> Any:
+    """A BERT with its pooling, as sentence-transformers keeps one; returns the model."""
+    model = build_encoder()
+    model.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    Pooling().save(folder, model.config.hidden_size)
     return model
 
 

@@ -149,6 +149,7 @@ def choice(*values: object) -> dict[str, Any]:
         ({"serve/engine/max_num_batched_tokens": 8}, "serve.engine.max_num_batched_tokens", "max_num_seqs (16)"),
         ({"serve/engine/attention": "flex", "serve/engine/device": "cpu"}, "serve.engine.attention", "needs a GPU"),
         ({"model/task": "masked-lm"}, "serve", "no endpoint"),
+        ({"model/task": "text-embedding"}, "train", "not for text-embedding"),
         ({"serve/engine/max_model_len": 129}, "serve.engine.max_model_len", "max_position_embeddings (128)"),
         (
             {"serve/engine/max_model_len": 100, "serve/engine/kv_cache_tokens": 99},

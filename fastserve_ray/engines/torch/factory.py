@@ -9,6 +9,7 @@ import torch
 
 from fastserve_ray.engines.torch.block_pool import BlockPool
 from fastserve_ray.engines.torch.classifier import TorchClassifier
+from fastserve_ray.engines.torch.embedder import TorchEmbedder
 from fastserve_ray.engines.torch.engine import TorchEngine
 from fastserve_ray.engines.torch.fused import fuse_layers
 from fastserve_ray.engines.torch.kv_cache import BLOCK_SIZE, LayerShape
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from fastserve_ray.engines.protocol import BatchEngine, GenerateEngine
+    from fastserve_ray.engines.protocol import AnyEngine, BatchEngine, GenerateEngine
     from fastserve_ray.engines.torch.paged.kernels import PagedKernel
     from fastserve_ray.models.pieces import Piece
     from fastserve_ray.spec.model import TaskName
@@ -39,9 +40,10 @@ KV_MEMORY_FRACTION = 0.5
 activations and for whoever else runs on the machine."""
 
 
-def open_torch_engine(folder: str | Path, task: TaskName, spec: EngineSpec) -> GenerateEngine | BatchEngine:
+def open_torch_engine(folder: str | Path, task: TaskName, spec: EngineSpec) -> AnyEngine:
     """See `table.open_engine`. Sets torch's threads for the whole process when ``spec.num_threads`` is given."""
     from fastserve_ray.models.loading import load_pretrained
+    from fastserve_ray.models.pooling import Pooling
 
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
@@ -50,6 +52,8 @@ def open_torch_engine(folder: str | Path, task: TaskName, spec: EngineSpec) -> G
     loaded.model.to(device)
     if task == "text-classification":
         return TorchClassifier(loaded.model, loaded.tokenizer, spec)
+    if task == "text-embedding":
+        return TorchEmbedder(loaded.model, loaded.tokenizer, loaded.pooling or Pooling(), spec)
     return build_generate_engine(loaded.model, loaded.tokenizer, spec)
 
 

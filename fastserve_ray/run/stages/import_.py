@@ -40,6 +40,8 @@ def work(context: StageContext) -> Manifest:
             shutil.copytree(Path(base).expanduser(), folder, dirs_exist_ok=True, ignore=hidden)
         else:
             save_model(loaded.model, loaded.tokenizer, folder)
+            if loaded.pooling is not None:
+                loaded.pooling.save(folder, loaded.model.config.hidden_size)
         return context.publish(folder, kind="model", metrics={}, info=_info(spec, loaded.model))
 
 

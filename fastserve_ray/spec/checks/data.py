@@ -36,6 +36,16 @@ def check_stages(spec: RunSpec) -> Iterator[Finding]:
         yield Finding((), "there is nothing to do", None, "at least one of train, compress and serve", uses=sections)
 
 
+def check_embedding(spec: RunSpec) -> Iterator[Finding]:
+    """An embedding model is served as it is."""
+    if spec.model.task != "text-embedding":
+        return
+    for section in ("data", "train", "tune", "compress"):
+        if getattr(spec, section):
+            allowed = "model.base and `serve` alone"
+            yield Finding((section,), "not for text-embedding", None, allowed, uses=(("model", "task"),))
+
+
 def check_chat(spec: RunSpec) -> Iterator[Finding]:
     """Conversations: one way to give them, from files that can hold them."""
     if spec.data is None:
@@ -85,6 +95,7 @@ def check_next_sentence(spec: RunSpec) -> Iterator[Finding]:
 
 def check_data(spec: RunSpec) -> Iterator[Finding]:
     """Rows that the task can use."""
+    yield from check_embedding(spec)
     yield from check_chat(spec)
     yield from check_next_sentence(spec)
     if spec.data is None or spec.model.task != "text-classification":

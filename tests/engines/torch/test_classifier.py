@@ -69,7 +69,7 @@ def test_positions_after_the_padding_index() -> None:
 def test_batches_keep_within_budgets() -> None:
     engine = build(spec=EngineSpec(max_num_seqs=4, max_num_batched_tokens=32, max_model_len=24))
     lengths = [1, 24, 3, 9, 8, 8, 8, 8, 8, 20, 12]
-    batches = list(engine._batches([[5] * length for length in lengths]))
+    batches = list(engine._rows.batches([[5] * length for length in lengths]))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         width = max(lengths[index] for index in batch)
