@@ -45,6 +45,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "tensor 2 x DDP 2": {"tensor": 2, "workers": 2},
     "tensor 2 x ZeRO-1 2": {"tensor": 2, "workers": 2, "zero": 1},
     "tensor 2 x ZeRO-2 2": {"tensor": 2, "workers": 2, "zero": 2},
+    "tensor 2 x ZeRO-3 2": {"tensor": 2, "workers": 2, "zero": 3},
     "pipeline 2": {"pipeline": 2},
     "pipeline 4": {"pipeline": 4},
     "pipeline 2 x DDP 2": {"pipeline": 2, "workers": 2},

@@ -27,8 +27,7 @@ class ParallelSpec(Section):
     offload_folder: str | None = None
     """A folder on a fast local disk of every node, for ``offload: nvme``."""
     tensor: PositiveInt = 1
-    """Into how many parts each layer is cut (Megatron, arXiv 1909.08053); goes with ``zero`` up to 2, and with
-    ``pipeline``."""
+    """Into how many parts each layer is cut (Megatron, arXiv 1909.08053); goes with ``zero`` and ``pipeline``."""
     pipeline: PositiveInt = 1
     """Into how many stages the layers are cut; goes with ``tensor`` and with ``zero`` up to 1."""
     schedule: Literal["gpipe", "1f1b"] = "1f1b"

@@ -73,7 +73,6 @@ def choice(*values: object) -> dict[str, Any]:
         ),
         ({"train/max_steps": 10, "train/eval_every_steps": 11}, "train.eval_every_steps", "train.max_steps (10)"),
         ({"train/resources_per_worker": {"GPU": 1.5}}, "train.resources_per_worker.GPU", "whole number"),
-        ({"train/parallel/zero": 3, "train/parallel/tensor": 2}, "train.parallel.zero", "does not go with tensor: 2"),
         ({"train/parallel/zero": 2, "train/parallel/pipeline": 2}, "train.parallel.zero", "go with pipeline: 2"),
         (
             {"train/parallel": {"zero": 2, "pipeline": 2, "tensor": 2}},
@@ -209,6 +208,7 @@ def test_nothing_to_do() -> None:
         {"compress": []},
         {"train/resources_per_worker": {"GPU": 0.5}},
         {"train/parallel": {"workers": 2, "zero": 2, "tensor": 2}},
+        {"train/parallel": {"workers": 2, "zero": 3, "tensor": 2}},
         {"train/parallel": {"workers": 2, "zero": 1, "pipeline": 2, "schedule": "gpipe"}},
         {"train/parallel": {"workers": 2, "zero": 1, "pipeline": 2, "tensor": 2}},
         {"train/parallel": {"workers": 2, "zero": 3, "offload": "nvme", "offload_folder": "/mnt/disk"}},

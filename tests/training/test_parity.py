@@ -37,10 +37,12 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "tensor-ddp": {"tensor": 2, "workers": 2},
     "tensor-zero1": {"tensor": 2, "workers": 2, "zero": 1},
     "tensor-zero2": {"tensor": 2, "workers": 2, "zero": 2},
+    "tensor-zero3": {"tensor": 2, "workers": 2, "zero": 3},
 }
 """With two ranks or four."""
 ON_TWO_RANKS = ("ddp", "zero1", "zero2", "zero3", "tensor")
-RESUMED = (*ON_TWO_RANKS, "tensor-zero1")
+RESUMED = (*ON_TWO_RANKS, "tensor-zero1", "tensor-zero3")
+RECOMPUTED = ("ddp", "zero3", "tensor", "tensor-zero3")
 OTHERS = ("mistral", "qwen2", "qwen3", "gemma")
 VARIANTS: dict[str, dict[str, Any]] = {
     "gpt2": {"gradient_accumulation_steps": 2, "max_grad_norm": 0.5},
@@ -85,7 +87,7 @@ def outcomes(folders: Folders) -> dict[str, Outcome]:
     for name in ON_TWO_RANKS:
         cases.append(Case(f"{name}-bf16", folders.job("llama", precision="bf16", **STRATEGIES[name])))
     recompute: dict[str, Any] = {"gradient_checkpointing": True}
-    for name in ("ddp", "zero3", "tensor"):
+    for name in RECOMPUTED:
         changes = STRATEGIES[name] | VARIANTS["llama"]
         cases.append(Case(f"{name}-recompute", folders.job("llama", **recompute, **changes)))
     for name, changes in (("dropout", {}), ("dropout-recompute", recompute)):
@@ -176,7 +178,7 @@ def test_losses_and_weights_are_those_of_plain_training(
     assert all(torch.allclose(found.weights[name], weight, atol=1e-4) for name, weight in weights.items())
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if not name.startswith("zero3")])
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if "zero3" not in name])
 def test_what_several_ranks_hold_stays_the_same(outcomes: dict[str, Outcome], strategy: str) -> None:
     assert all(outcomes[f"{strategy}-{family}"].replicas_agree for family in FAMILIES)
 
@@ -249,7 +251,7 @@ def test_bf16_learns(outcomes: dict[str, Outcome], strategy: str) -> None:
     assert found.losses != outcomes[f"{strategy}-llama"].losses
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero3", "tensor"])
+@pytest.mark.parametrize("strategy", RECOMPUTED)
 def test_recomputed_activations_change_nothing(outcomes: dict[str, Outcome], strategy: str) -> None:
     difference = np.array(outcomes[f"{strategy}-recompute"].losses) - np.array(outcomes[f"{strategy}-llama"].losses)
     assert np.abs(difference).max() <= MAX_DIFFERENCE

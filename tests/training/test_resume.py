@@ -26,6 +26,11 @@ pytestmark = pytest.mark.slow
 SAVED, STEPS = 8, 16
 """Checkpoints are of the first step of the second epoch, and the last batch of that epoch has two rows."""
 STRATEGIES: dict[str, dict[str, Any]] = {"ddp": {}, "zero1": {"zero": 1}, "zero2": {"zero": 2}, "zero3": {"zero": 3}}
+TENSOR: dict[str, dict[str, Any]] = {
+    "tensor-zero3": {"tensor": 2, "workers": 2, "zero": 3},
+    "tensor-pipeline": {"tensor": 2, "pipeline": 2, "workers": 1},
+}
+"""On four ranks."""
 FAMILIES = ("gpt2", "bert")
 TO_TWO = [
     ("ddp", "zero3", "gpt2"),
@@ -33,11 +38,15 @@ TO_TWO = [
     ("zero2", "zero1", "gpt2"),
     ("zero3", "zero2", "bert"),
     ("zero3", "ddp", "gpt2"),
+    ("tensor-zero3", "zero1", "gpt2"),
+    ("tensor-zero3", "zero3", "bert"),
 ]
 """Strategies before and after, from four workers to two, and the model."""
 FOUR = sorted({(before, family) for before, _, family in TO_TWO})
 FROM_ONE = ("ddp", "zero1", "zero2", "zero3")
 """Strategies of two workers that go on from one."""
+TO_FOUR = [("one", "tensor-zero3"), ("one", "tensor-pipeline"), ("tensor-zero3-gpt2", "tensor-pipeline")]
+"""Checkpoints of GPT-2, and strategies of four ranks that go on from them."""
 BF16 = ("zero1", "zero3")
 """Strategies whose forward pass reads other weights than the optimizer writes."""
 MAX_DIFFERENCE = 1e-5
@@ -86,11 +95,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     for task in ("text-generation", "text-classification"):
         write_dataset(root / task, task)
     losses = {f"whole-{family}": train_alone(root, family, save=True)[SAVED:] for family in FAMILIES}
-    four = [
-        Case(f"{name}-{family}", job_of(root, family, workers=4, **STRATEGIES[name]), saves=True)
-        for name, family in FOUR
+    spread = {name: {"workers": 4, **parallel} for name, parallel in (STRATEGIES | TENSOR).items()}
+    four = [Case(f"{name}-{family}", job_of(root, family, **spread[name]), saves=True) for name, family in FOUR]
+    saved = {"one": root / "one-gpt2", "tensor-zero3-gpt2": root / "four" / "tensor-zero3-gpt2"}
+    four += [
+        Case(f"{before}-{after}", job_of(root, "gpt2", **spread[after]), resume_from=saved[before])
+        for before, after in TO_FOUR
     ]
-    run_ranks(root / "four", four, 4)
+    outcomes = run_ranks(root / "four", four, 4)
     two = [
         Case(
             f"{before}-{after}-{family}",
@@ -114,7 +126,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         Case(f"bf16-{name}", job_of(root, "gpt2", workers=2, precision="bf16", **STRATEGIES[name]), resume=True)
         for name in BF16
     ]
-    outcomes = run_ranks(root / "two", two)
+    outcomes |= run_ranks(root / "two", two)
     return Runs(root, losses | {name: outcome.losses for name, outcome in outcomes.items()}, outcomes)
 
 
@@ -138,6 +150,11 @@ def test_from_four_workers_to_one(runs: Runs, before: str, family: str) -> None:
 @pytest.mark.parametrize("after", FROM_ONE)
 def test_from_one_worker_to_two(runs: Runs, after: str) -> None:
     assert_goes_on(runs, runs.losses[f"one-{after}"], "gpt2")
+
+
+@pytest.mark.parametrize(("before", "after"), TO_FOUR)
+def test_from_one_worker_or_four_to_cut_layers(runs: Runs, before: str, after: str) -> None:
+    assert_goes_on(runs, runs.losses[f"{before}-{after}"], "gpt2")
 
 
 @pytest.mark.parametrize("strategy", BF16)

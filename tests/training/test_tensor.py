@@ -8,6 +8,7 @@ import torch
 from fastserve_ray.models.cuts import COLUMNS, QKV_OUT, Cut, Share
 from fastserve_ray.spec.checks.parallel import CUT_FAMILIES
 from fastserve_ray.training.tensor.dropout import HeadDropout
+from fastserve_ray.training.tensor.layers import ColumnParallel
 from fastserve_ray.training.tensor.limits import FAMILIES
 from fastserve_ray.training.tensor.shards import Piece
 
@@ -50,6 +51,32 @@ def test_layers_without_dropout_between_them_draw_anew() -> None:
         masks.append(torch.rand(8))
         dropout.leave()
     assert not masks[0].equal(masks[1])
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+@pytest.mark.parametrize("rows", [None, slice(0, 2)])
+def test_no_view_of_a_weight_waits_for_the_backward_pass(
+    *, is_transposed: bool, rows: slice | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep alive what ZeRO-3 lets go of after the forward pass. DeepSpeed's linear takes the place of torch's
+    there."""
+    from deepspeed.runtime.zero.linear import LinearFunctionForZeroStage3
+
+    monkeypatch.setattr(torch.nn.functional, "linear", LinearFunctionForZeroStage3.apply)
+    weight = torch.nn.Parameter(torch.randn(4, 4))
+    layer = ColumnParallel(weight, torch.nn.Parameter(torch.zeros(4)), is_transposed=is_transposed, rows=rows)
+    kept: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(torch.randn(2, 3, 4, requires_grad=True))
+    memory = weight.untyped_storage().data_ptr()
+    own = [tensor for tensor in kept if tensor.untyped_storage().data_ptr() == memory]
+    assert own
+    assert all(tensor is weight for tensor in own)
 
 
 def test_validation_knows_the_families_that_can_be_cut() -> None:

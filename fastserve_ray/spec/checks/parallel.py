@@ -37,16 +37,14 @@ def check_parallel(spec: RunSpec) -> Iterator[Finding]:
 
 
 def _products(parallel: ParallelSpec) -> Iterator[Finding]:
-    for name, highest in (("tensor", 2), ("pipeline", 1)):
-        ways = getattr(parallel, name)
-        if ways > 1 and parallel.zero > highest:
-            yield Finding(
-                (*_AT, "zero"),
-                f"stage {parallel.zero} does not go with {name}: {ways}",
-                str(parallel.zero),
-                f"at most {highest} with {name}, or {name}: 1",
-                uses=((*_AT, name),),
-            )
+    if parallel.pipeline > 1 and parallel.zero > 1:
+        yield Finding(
+            (*_AT, "zero"),
+            f"stage {parallel.zero} does not go with pipeline: {parallel.pipeline}",
+            str(parallel.zero),
+            "at most 1 with pipeline, or pipeline: 1",
+            uses=((*_AT, "pipeline"),),
+        )
 
 
 def _unused(parallel: ParallelSpec) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """Exchanges inside a tensor group that gradients flow through.
 
-``Entry`` and ``sum_over`` are f and g of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053, figure 3).
+``enter`` and ``sum_over`` are f and g of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053, figure 3).
 """
 
 from __future__ import annotations
@@ -14,31 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class Entry:
+def enter(inputs: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     """Where activations that all ranks hold enter layers that are cut: nothing on the way forward, and a sum of the
-    ranks' gradients on the way back. Layers that read the same activations share one, so that it is one sum.
-
-    Args:
-        num_readers: layers that call it with the same activations in one forward pass.
-    """
-
-    def __init__(self, group: dist.ProcessGroup, num_readers: int) -> None:
-        self._group = group
-        self._num_readers = num_readers
-        self._inputs: torch.Tensor | None = None
-        self._outputs: torch.Tensor | None = None
-        self._num_left = 0
-
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        if not torch.is_grad_enabled() or not inputs.requires_grad:
-            return inputs
-        if self._outputs is None or self._inputs is not inputs:
-            self._inputs, self._num_left = inputs, self._num_readers
-            self._outputs = _apply(_Enter, inputs, self._group)
-        outputs, self._num_left = self._outputs, self._num_left - 1
-        if self._num_left == 0:
-            self._inputs = self._outputs = None
-        return outputs
+    ranks' gradients on the way back."""
+    if not torch.is_grad_enabled() or not inputs.requires_grad:
+        return inputs
+    return _apply(_Enter, inputs, group)
 
 
 def sum_over(partial: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 
 from fastserve_ray.models.cuts import COLUMNS, Cut, Share, find_cut
 from fastserve_ray.models.layers import is_linear, replace_layer
-from fastserve_ray.training.tensor.collectives import Entry
+from fastserve_ray.training.tensor.collectives import enter
 from fastserve_ray.training.tensor.dropout import HeadDropout
 from fastserve_ray.training.tensor.layers import ColumnParallel, RowParallel, VocabularyEmbedding, VocabularyHead
 from fastserve_ray.training.tensor.limits import FAMILIES, shares_of
@@ -20,6 +19,7 @@ from fastserve_ray.training.tensor.shards import Piece, Shards
 if TYPE_CHECKING:
     from fastserve_ray.training.world import World
 
+_HIDDEN = "hidden_states"
 _OWN_HEADS = (".self_attn.q_norm.weight", ".self_attn.k_norm.weight")
 """Parameters that every rank holds whole, but that see its own heads only."""
 _HEAD_DROPOUTS = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob")
@@ -60,17 +60,15 @@ class _Cutter:
         """The linear layers inside the blocks."""
         found = [(name, module, find_cut(plan, name)) for name, module in self._model.named_modules()]
         cuts = [(name, module, cut) for name, module, cut in found if cut is not None and is_linear(module)]
-        readers = Counter(name.rpartition(".")[0] for name, _, cut in cuts if cut.side == "outputs")
-        entries = {parent: Entry(self._group, count) for parent, count in readers.items()}
         for name, module, cut in cuts:
-            if cut.side == "outputs":
-                parent = name.rpartition(".")[0]
-                replace_layer(self._model, name, self._column(module, cut, entries[parent]))
-                self._localise(self._model.get_submodule(parent))
-            else:
-                replace_layer(self._model, name, self._row(module, cut))
+            made = self._column(module, cut) if cut.side == "outputs" else self._row(module, cut)
+            replace_layer(self._model, name, made)
+        readers = {name.rpartition(".")[0] for name, _, cut in cuts if cut.side == "outputs"}
+        for reader in map(self._model.get_submodule, readers):
+            self._localise(reader)
+            reader.register_forward_pre_hook(self._entered, with_kwargs=True)
 
-    def _column(self, module: Any, cut: Cut, entry: Entry) -> ColumnParallel:
+    def _column(self, module: Any, cut: Cut) -> ColumnParallel:
         is_transposed = not isinstance(module, nn.Linear)
         axis = 1 if is_transposed else 0
         dropout = None if cut.parts == ("features",) else self._dropout
@@ -82,14 +80,13 @@ class _Cutter:
                 module.weight,
                 module.bias,
                 is_transposed=is_transposed,
-                entry=entry,
                 dropout=dropout,
                 rows=slice(first, last),
             )
         ranges = self._ranges(cut, size)
         weight, bias = self._cut(module.weight, axis, ranges), self._cut(module.bias, 0, ranges)
         assert weight is not None
-        return ColumnParallel(weight, bias, is_transposed=is_transposed, entry=entry, dropout=dropout)
+        return ColumnParallel(weight, bias, is_transposed=is_transposed, dropout=dropout)
 
     def _row(self, module: Any, cut: Cut) -> RowParallel:
         is_transposed = not isinstance(module, nn.Linear)
@@ -119,8 +116,7 @@ class _Cutter:
             weight, bias = self._cut(head.weight, 0, ranges), self._cut(head.bias, 0, ranges)
             assert weight is not None
             widths = Piece(0, ranges).widths
-            entry = Entry(self._group, 1)
-            scores = VocabularyHead(weight, bias, entry=entry, widths=widths, group=self._group)
+            scores = VocabularyHead(weight, bias, widths=widths, group=self._group)
             replace_layer(self._model, names[head], scores)
 
     def share_gradients(self) -> None:
@@ -163,6 +159,13 @@ class _Cutter:
         total = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, group=self._group)
         return total
+
+    def _entered(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+        """Of an attention layer or an MLP, whose cut layers all read its hidden states, so that their gradients are one
+        sum over the ranks."""
+        if args:
+            return (enter(args[0], self._group), *args[1:]), kwargs
+        return args, {**kwargs, _HIDDEN: enter(kwargs[_HIDDEN], self._group)}
 
     def _localise(self, attention: nn.Module) -> None:
         """What some families' attention remembers about heads."""

@@ -8,14 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fastserve_ray.training.tensor.collectives import gather_last, sum_over
+from fastserve_ray.training.tensor.collectives import enter, gather_last, sum_over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch.distributed as dist
 
-    from fastserve_ray.training.tensor.collectives import Entry
     from fastserve_ray.training.tensor.dropout import HeadDropout
 
 
@@ -34,17 +33,22 @@ class CutLinear(nn.Module):
         self.bias = bias
         self._is_transposed = is_transposed
 
-    def _by_output(self) -> torch.Tensor:
-        return self.weight.t() if self._is_transposed else self.weight
+    def _product(self, inputs: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """With the weight itself and no view of it: a view that waits for the backward pass would keep alive what
+        ZeRO-3 lets go of after the forward pass."""
+        if not self._is_transposed:
+            return functional.linear(inputs, self.weight, bias)
+        outputs = torch.matmul(inputs, self.weight)
+        return outputs if bias is None else outputs + bias
 
 
 class ColumnParallel(CutLinear):
-    """Some of the outputs: (..., inputs) to (..., outputs here).
+    """Some of the outputs: (..., inputs) to (..., outputs here). Activations come in through ``enter``, once for all
+    layers that read them.
 
     Args:
-        entry: of the activations that it reads.
         dropout: given where an attention layer's own heads begin.
-        rows: the outputs to compute, where the weight is whole because key and value heads are fewer than ranks.
+        rows: the outputs to keep, where the weight is whole because key and value heads are fewer than ranks.
     """
 
     def __init__(
@@ -53,18 +57,17 @@ class ColumnParallel(CutLinear):
         bias: nn.Parameter | None,
         *,
         is_transposed: bool,
-        entry: Entry,
         dropout: HeadDropout | None = None,
-        rows: slice = slice(None),
+        rows: slice | None = None,
     ) -> None:
         super().__init__(weight, bias, is_transposed=is_transposed)
-        self._entry = entry
         self._dropout = dropout
         self._rows = rows
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        bias = None if self.bias is None else self.bias[self._rows]
-        outputs = functional.linear(self._entry(inputs), self._by_output()[self._rows], bias)
+        outputs = self._product(inputs, self.bias)
+        if self._rows is not None:
+            outputs = outputs[..., self._rows]
         if self._dropout is not None and self.training:
             self._dropout.enter()
         return outputs
@@ -93,7 +96,7 @@ class RowParallel(CutLinear):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if self._dropout is not None:
             self._dropout.leave()
-        outputs = sum_over(functional.linear(inputs, self._by_output()), self._group)
+        outputs = sum_over(self._product(inputs), self._group)
         return outputs if self.bias is None else outputs + self.bias
 
 
@@ -109,16 +112,15 @@ class VocabularyHead(ColumnParallel):
         weight: nn.Parameter,
         bias: nn.Parameter | None,
         *,
-        entry: Entry,
         widths: Sequence[int],
         group: dist.ProcessGroup,
     ) -> None:
-        super().__init__(weight, bias, is_transposed=False, entry=entry)
+        super().__init__(weight, bias, is_transposed=False)
         self._widths = widths
         self._group = group
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return gather_last(super().forward(inputs), self._widths, self._group)
+        return gather_last(super().forward(enter(inputs, self._group)), self._widths, self._group)
 
 
 class VocabularyEmbedding(nn.Module):
