@@ -24,7 +24,7 @@ What is kept of a forward pass is counted in ``plan/activations.py``, the peak o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastserve_ray.plan.activations import AUTOCAST, FULL, HALF, Activations, Batch, NumberFormat, count_activations
@@ -233,13 +233,20 @@ def _serving(spec: RunSpec, size: ModelSize) -> StageMemory:
     engine = spec.serve.engine
     width = _WIDTH[engine.dtype]
     parameters = _served_weight_bytes(spec, size, width)
+    parameters = None if parameters is None else -(-parameters // spec.serve.shards.tensor)
     if spec.model.task != "text-generation":
         return StageMemory("serve", parameters, reason=size.reason)
     if size.architecture is None:
         return StageMemory("serve", parameters, kv_cache=None, reason=size.reason or "the layers are not known here")
     length = engine.max_model_len or size.architecture.num_positions
     tokens = engine.kv_cache_tokens or engine.max_num_seqs * length
-    return StageMemory("serve", parameters, kv_cache=kv_cache_bytes(size.architecture, tokens=tokens, width=width))
+    local = _heads_of_shard(size.architecture, spec.serve.shards.tensor)
+    return StageMemory("serve", parameters, kv_cache=kv_cache_bytes(local, tokens=tokens, width=width))
+
+
+def _heads_of_shard(model: Architecture, tensor: int) -> Architecture:
+    """``model`` with the key and value heads that one of ``tensor`` shards holds: one at least."""
+    return replace(model, num_kv_heads=max(1, model.num_kv_heads // tensor))
 
 
 def _served_weight_bytes(spec: RunSpec, size: ModelSize, width: int) -> int | None:

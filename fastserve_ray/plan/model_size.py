@@ -37,7 +37,7 @@ def model_size(model: ModelSpec) -> ModelSize:
     """Size of ``model.config`` or ``model.base``; reads file headers at most, never a weight."""
     if model.config is not None:
         return _of_config(model)
-    folder = _local_folder(model)
+    folder = local_folder(model)
     if folder is None:
         return ModelSize(None, None, f"{model.base} is not on this machine yet")
     return _of_folder(folder, model)
@@ -86,7 +86,8 @@ def _tensor_shapes(folder: Path) -> Iterable[list[int]]:
         yield from (tensor["shape"] for name, tensor in header.items() if name != "__metadata__")
 
 
-def _local_folder(model: ModelSpec) -> Path | None:
+def local_folder(model: ModelSpec) -> Path | None:
+    """Where ``model.base`` is on this machine: its folder, or the hub's cache; None when it is not here yet."""
     base = str(model.base)
     kind = reference_kind(base)
     if kind == "folder":

@@ -60,7 +60,8 @@ class Present:
 
 
 def bundles_of(spec: RunSpec, stage: str) -> Bundles:
-    """What ``stage`` needs at least: one trial at a time for ``tune``, the smallest number of replicas for ``serve``.
+    """What ``stage`` needs at least: one trial at a time for ``tune``, all shards of the smallest number of replicas
+    for ``serve``.
 
     ``data``, ``import``, ``compress`` and ``verify`` run in one process of one CPU.
     """
@@ -72,7 +73,8 @@ def bundles_of(spec: RunSpec, stage: str) -> Bundles:
         return Bundles(count, float(each.CPU), float(each.GPU))
     if stage == "serve" and spec.serve is not None:
         each = spec.serve.resources_per_replica
-        return Bundles(max(1, spec.serve.autoscaling_config.min_replicas), float(each.CPU), float(each.GPU))
+        count = max(1, spec.serve.autoscaling_config.min_replicas) * spec.serve.shards.tensor
+        return Bundles(count, float(each.CPU), float(each.GPU))
     return Bundles(1, 1.0)
 
 
@@ -124,9 +126,17 @@ def check_placement(plan: Plan, cpus: float | None, gpus: float | None) -> None:
         "the stages ask for more than the cluster has",
         value=asked,
         allowed=f"bundles that fit into {there}",
-        key=f"{_COUNT[name]} or {_PER_WORKER[name]}" if name in _COUNT else "cluster.num_cpus",
+        key=_keys_of(name, is_sharded=plan.spec.serve is not None and plan.spec.serve.shards.tensor > 1),
         hint="or run on a larger cluster (cluster.address, cluster.num_cpus)",
     )
+
+
+def _keys_of(stage: str, *, is_sharded: bool) -> str:
+    """What a user changes so that ``stage`` asks for less."""
+    if stage not in _COUNT:
+        return "cluster.num_cpus"
+    counts = f"serve.shards.tensor, {_COUNT[stage]}" if stage == "serve" and is_sharded else _COUNT[stage]
+    return f"{counts} or {_PER_WORKER[stage]}"
 
 
 def short_stages(stages: Iterable[PlannedStage], present: Present) -> Iterable[PlannedStage]:

@@ -18,6 +18,7 @@ from fastserve_ray.plan.fingerprint import fingerprint_inputs
 from fastserve_ray.plan.fit import with_micro_batch
 from fastserve_ray.plan.resources import Bundles, bundles_of
 from fastserve_ray.plan.settings import stage_settings
+from fastserve_ray.plan.shards import check_base
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -95,9 +96,10 @@ def plan_run(spec: RunSpec, *, fingerprint: Fingerprint = fingerprint_inputs) ->
         the plan; its ``spec`` has a number in place of ``train.micro_batch_size: auto``.
 
     Raises:
-        SpecError: an input is not there.
+        SpecError: an input is not there, or ``model.base`` cannot be served over so many shards.
         PlacementError: no micro batch can be chosen.
     """
+    check_base(spec)
     spec = with_micro_batch(spec)
     fingerprints = fingerprint(spec)
     digests: dict[str, str] = {}

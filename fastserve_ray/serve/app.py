@@ -34,6 +34,8 @@ INGRESS_MAX_ONGOING_REQUESTS = 10_000
 """The ingress never holds a request back: the limit that users set is the one of the model's queue."""
 SHUTDOWN_POLL_S = 0.2
 """How often a replica that stops looks whether its requests have ended; Serve's default adds two seconds."""
+HEALTH_CHECK_PERIOD_S = 2.0
+"""How often Serve looks whether a replica is alive; its default of ten seconds is added to every restart."""
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """For Serve's processes: the metrics count requests, an access log line for each would cost as much as a token."""
 
@@ -66,6 +68,7 @@ def build_app(targets: Sequence[ServeTarget], access: Access | None = None) -> A
         name="ingress",
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=INGRESS_MAX_ONGOING_REQUESTS,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
         logging_config=QUIET,
     )
@@ -94,18 +97,30 @@ def _model_deployment(target: ServeTarget, number: int) -> Application:
         REPLICAS[target.task],
         name=f"model-{number}",
         ray_actor_options=replica_resources(spec),
+        **shard_bundles(spec),
         max_ongoing_requests=spec.max_ongoing_requests,
         max_queued_requests=spec.max_queued_requests,
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
         max_constructor_retry_count=1,  # a model that does not load once does not load twice
         logging_config=QUIET,
         **replica_count(spec.autoscaling_config),
     )
-    return deployment.bind(target.source, _engine_spec(spec))
+    shards = () if spec.shards.tensor == 1 else (spec.shards.tensor,)
+    return deployment.bind(target.source, _engine_spec(spec), *shards)
 
 
 def replica_resources(spec: ServeSpec) -> dict[str, float]:
     return {"num_cpus": spec.resources_per_replica.CPU, "num_gpus": spec.resources_per_replica.GPU}
+
+
+def shard_bundles(spec: ServeSpec) -> dict[str, Any]:
+    """A bundle for each shard, the replica's first; none for a replica that runs its model alone."""
+    if spec.shards.tensor == 1:
+        return {}
+    bundle = {"CPU": spec.resources_per_replica.CPU, "GPU": spec.resources_per_replica.GPU}
+    bundles = [{kind: float(amount) for kind, amount in bundle.items() if amount}] * spec.shards.tensor
+    return {"placement_group_bundles": bundles, "placement_group_strategy": "PACK"}
 
 
 def replica_count(spec: AutoscalingSpec) -> dict[str, Any]:

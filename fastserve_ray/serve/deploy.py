@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
@@ -17,6 +18,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from fastserve_ray.errors import ServeError
+from fastserve_ray.plan.shards import check_deployment
 from fastserve_ray.serve.app import QUIET, ServeTarget, build_app
 from fastserve_ray.serve.auth.access import access_of
 from fastserve_ray.serve.causes import cause_of
@@ -26,7 +28,6 @@ from fastserve_ray.serve.start import check_placement, ensure_ray, ensure_serve,
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from fastserve_ray.serve.auth.access import Access
     from fastserve_ray.spec.cluster import ClusterSpec
@@ -109,6 +110,7 @@ def deploy(
         on_status: called with a few words whenever the start enters another phase.
 
     Raises:
+        SpecError: the model cannot be served over so many shards; nothing was started.
         PlacementError: a replica does not fit on any node; nothing was deployed.
         SpecError: the file of API keys is wrong.
         ServeError: the port is taken, or a replica does not start; the message holds the replica's own error.
@@ -120,6 +122,7 @@ def deploy(
             allowed="a model for text-generation or text-classification",
             key="model.task",
         )
+    check_deployment(Path(model), task, spec)
     say = on_status or (lambda _: None)
     access = access_of(spec)
     name = spec.model_name or model_name

@@ -48,6 +48,8 @@ class Failure:
     retry_after_s: int | None = None
     kind: str | None = None
     """OpenAI's error type; default: by the status."""
+    may_retry: bool = False
+    """Nothing is wrong with the request: another replica may answer it."""
 
     @property
     def type(self) -> str:
@@ -111,6 +113,12 @@ def overloaded(message: str) -> Failure:
 
 def unavailable(message: str) -> Failure:
     return Failure(503, message, code="unavailable", retry_after_s=RETRY_AFTER_S)
+
+
+def lost() -> Failure:
+    """The replica of a request has ended before it answered."""
+    message = "the replica that ran this request was lost; try again"
+    return Failure(503, message, code="unavailable", retry_after_s=RETRY_AFTER_S, may_retry=True)
 
 
 def timed_out(seconds: float) -> Failure:

@@ -21,12 +21,14 @@ from fastserve_ray.serve.failures import (
     RequestFailed,
     internal,
     invalid,
+    lost,
     overloaded,
     timed_out,
     unavailable,
     unknown_model,
 )
 from fastserve_ray.serve.quota.admission import Admission
+from fastserve_ray.serve.retries import Tries
 from fastserve_ray.serve.routing.work import WorkEstimate
 from fastserve_ray.spec.access import LimitsSpec
 
@@ -86,25 +88,31 @@ class Gateway:
         return model
 
     async def call(self, model: ServedModel, method: str, argument: object) -> Any:
-        """One answer of one replica.
+        """One answer of one replica; of another one when that is lost.
 
         Raises:
             RequestFailed: any failure.
         """
         with await self.admission.admit(model, argument) as ticket:
-            outgoing = self._with_work(model, ticket.outgoing())
-            answer = await self._answer(getattr(self._handles[model.name], method).remote(outgoing), ticket)
-            if isinstance(answer, Failure):
-                raise RequestFailed(answer)
+            answer = await self._answer(model, method, ticket)
             ticket.note(answer)
             if isinstance(argument, GenerateCall) and isinstance(answer, Frame):
                 self._estimates[model.name].learn(argument, answer)
             return answer
 
-    async def _answer(self, response: Any, ticket: Ticket) -> Any:
+    async def _answer(self, model: ServedModel, method: str, ticket: Ticket) -> Any:
+        tries = Tries(ticket.deadline)
+        while True:
+            outgoing = self._with_work(model, ticket.outgoing())
+            try:
+                return await self._read_answer(getattr(self._handles[model.name], method).remote(outgoing), ticket)
+            except RequestFailed as failed:
+                await tries.pause_after(failed)
+
+    async def _read_answer(self, response: Any, ticket: Ticket) -> Any:
         try:
             async with asyncio.timeout_at(ticket.deadline):
-                return await response
+                answer = await response
         except LEAVING as error:
             _cancel(response)
             if isinstance(error, TimeoutError):
@@ -112,17 +120,19 @@ class Gateway:
             raise
         except Exception as error:
             raise RequestFailed(_failure_of(error)) from error
+        if isinstance(answer, Failure):
+            raise RequestFailed(answer)
+        return answer
 
     async def stream(self, model: ServedModel, call: GenerateCall) -> AsyncGenerator[Frame, None]:
-        """Frames of one replica. Closing the generator cancels the call.
+        """Frames of one replica; of another one when that is lost before its first. Closing the generator cancels the
+        call.
 
         Raises:
             RequestFailed: any failure, before or between frames.
         """
         with await self.admission.admit(model, call) as ticket:
-            outgoing = self._with_work(model, ticket.outgoing())
-            response = self._handles[model.name].options(stream=True).stream.remote(outgoing)
-            async with contextlib.aclosing(self._frames(response, ticket)) as frames:
+            async with contextlib.aclosing(self._frames(model, ticket)) as frames:
                 last = None
                 async for last in frames:
                     ticket.note(last)
@@ -130,7 +140,21 @@ class Gateway:
                 if last is not None:
                     self._estimates[model.name].learn(call, last)
 
-    async def _frames(self, response: Any, ticket: Ticket) -> AsyncGenerator[Frame, None]:
+    async def _frames(self, model: ServedModel, ticket: Ticket) -> AsyncGenerator[Frame, None]:
+        tries, handle = Tries(ticket.deadline), self._handles[model.name].options(stream=True)
+        while True:
+            response = handle.stream.remote(self._with_work(model, ticket.outgoing()))
+            try:
+                async with contextlib.aclosing(self._read_frames(response, ticket)) as frames:
+                    async for frame in frames:
+                        tries.end()
+                        yield frame
+            except RequestFailed as failed:
+                await tries.pause_after(failed)
+            else:
+                return
+
+    async def _read_frames(self, response: Any, ticket: Ticket) -> AsyncGenerator[Frame, None]:
         is_done = False
         try:
             while not is_done:
@@ -179,6 +203,8 @@ def _failure_of(error: Exception) -> Failure:
         return overloaded("too many requests are waiting for this model; try again later")
     if isinstance(error, DeploymentUnavailableError):
         return unavailable("the model is not running: its replicas do not start")
-    if isinstance(error, RayActorError | TaskCancelledError):
-        return unavailable("the replica that ran this request was lost; try again")
+    if isinstance(error, RayActorError):
+        return lost()
+    if isinstance(error, TaskCancelledError):
+        return unavailable("this request was cancelled in its replica; try again")
     return internal(f"{type(error).__name__} while the request ran; see the server's log")

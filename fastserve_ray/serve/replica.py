@@ -19,7 +19,7 @@ from fastserve_ray.serve.calls import (
     TokenizeCall,
     Tokenized,
 )
-from fastserve_ray.serve.failures import Failure, RequestFailed, internal, invalid, of_engine, unavailable
+from fastserve_ray.serve.failures import Failure, RequestFailed, internal, invalid, lost, of_engine
 from fastserve_ray.serve.frames import StreamFailed, merge_frames, merge_streams, until
 from fastserve_ray.serve.prompts import build_requests, has_chat_template, render, tokenize
 from fastserve_ray.serve.spelling import Spelling
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from fastserve_ray.engines.protocol import BatchEngine
+    from fastserve_ray.serve.shards import ShardGang
     from fastserve_ray.serve.source import ModelSource
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.serve import EngineSpec
@@ -38,10 +39,12 @@ logger = logging.getLogger("ray.serve")
 class GenerateReplica:
     """Completes prompts; see `calls` for what comes in and goes out."""
 
-    def __init__(self, source: ModelSource, spec: EngineSpec) -> None:
+    def __init__(self, source: ModelSource, spec: EngineSpec, num_shards: int = 1) -> None:
         from fastserve_ray.engines.async_engine import AsyncEngine
 
-        self._engine = AsyncEngine(open_source(source, "text-generation", spec))
+        self._num_calls = 0
+        self._gang: ShardGang | None = None
+        self._engine = AsyncEngine(self._open_engine(source, spec, num_shards))
         self._engine.start()
         self._spelling = Spelling(self._engine.tokenizer)
         self._num_streams = 0
@@ -49,22 +52,27 @@ class GenerateReplica:
     async def stream(self, call: GenerateCall) -> AsyncGenerator[Frame | Failure, None]:
         """Frames as they come; a failure, if any, is the last item. Closing it cancels the call."""
         frames = None
+        self._num_calls += 1
         try:
             frames = await self._frames(call)
             async for frame in frames:
                 yield frame
         except (RequestFailed, StreamFailed, FastServeError) as error:
-            yield _failure(error, call.constraint_field)
+            yield self._failure(error, call)
         finally:
+            self._num_calls -= 1
             if frames is not None:
                 await frames.aclose()
 
     async def complete(self, call: GenerateCall) -> Frame | Failure:
         """Everything in one frame."""
+        self._num_calls += 1
         try:
             return merge_frames([frame async for frame in await self._frames(call)])
         except (RequestFailed, StreamFailed, FastServeError) as error:
-            return _failure(error, call.constraint_field)
+            return self._failure(error, call)
+        finally:
+            self._num_calls -= 1
 
     async def tokenize(self, call: TokenizeCall) -> Tokenized | Failure:
         try:
@@ -106,8 +114,25 @@ class GenerateReplica:
 
     async def check_health(self) -> None:
         """Called by Ray Serve, which replaces the replica when this raises."""
-        if not self._engine.healthy:
+        if not self._engine.healthy or self._has_lost_shards():
             raise EngineError("the engine has stopped or its steps keep failing")
+
+    def _open_engine(self, source: ModelSource, spec: EngineSpec, num_shards: int) -> Any:
+        if num_shards == 1:
+            return open_source(source, "text-generation", spec)
+        from fastserve_ray.serve.shards import leave, open_over_shards
+
+        engine, self._gang = open_over_shards(source, spec, num_shards, on_lost=lambda: leave(lambda: self._num_calls))
+        return engine
+
+    def _has_lost_shards(self) -> bool:
+        return self._gang is not None and self._gang.is_broken
+
+    def _failure(self, error: RequestFailed | StreamFailed | FastServeError, call: GenerateCall) -> Failure:
+        """What fails while shards are gone fails for that reason."""
+        if self._has_lost_shards() and not isinstance(error, RequestFailed):
+            return lost()
+        return _failure(error, call.constraint_field)
 
     async def _frames(self, call: GenerateCall) -> AsyncGenerator[Frame, None]:
         """Tokenize, and queue all choices in the engine.
@@ -186,7 +211,7 @@ def _failure(
     if isinstance(error, FastServeError):
         return of_engine(error, constraint_field)
     if error.finish_reason == "cancelled":
-        return unavailable("the replica that ran this request is being stopped")
+        return lost()
     return internal(error.error or "the engine failed on this request")
 
 

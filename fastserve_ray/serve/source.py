@@ -23,7 +23,7 @@ class ModelSource:
 
         Raises:
             ArtifactError: the artifact is not published, or damaged.
-        ModelError: the hub has no such revision, or cannot be reached.
+            ModelError: the hub has no such revision, or cannot be reached.
         """
         if not self.reference.startswith(ARTIFACT):
             return self.reference if self.revision is None else self._download()
@@ -34,6 +34,14 @@ class ModelSource:
         if self.storage is None:
             raise ArtifactError("an artifact needs its storage", value=self.reference, key="storage")
         return str(Registry(Storage.open(self.storage)).fetch(self.reference.removeprefix(ARTIFACT)))
+
+    def fetch_folder(self) -> str:
+        """A local folder, also of a hub id, which is downloaded to the node's cache.
+
+        Raises: as `fetch`.
+        """
+        found = self.fetch()
+        return found if Path(found).exists() else self._download()
 
     def _download(self) -> str:
         from huggingface_hub import snapshot_download
@@ -46,7 +54,7 @@ class ModelSource:
             return str(snapshot_download(self.reference, revision=self.revision))
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"cannot fetch this revision from the hub ({error})",
-                value=f"{self.reference} at {self.revision}",
-                key="model.revision",
+                f"cannot fetch this model from the hub ({error})",
+                value=self.reference if self.revision is None else f"{self.reference} at {self.revision}",
+                key="model.base" if self.revision is None else "model.revision",
             ) from error

@@ -14,11 +14,13 @@ from fastserve_ray.errors import PlacementError, ServeError
 from fastserve_ray.serve.app import QUIET
 from fastserve_ray.serve.ports import base_url, choose_port
 
+ROUNDING = 1e-4
+"""Ray's own grain of resources."""
 STOP_TIMEOUT_S = 60.0
 """Replicas finish their requests first; after this time they are left to Ray."""
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from fastserve_ray.spec.cluster import ClusterSpec
     from fastserve_ray.spec.serve import ServeSpec
@@ -43,17 +45,35 @@ def ensure_ray(cluster: ClusterSpec | None, spec: ServeSpec, say: Callable[[str]
 
 
 def check_placement(spec: ServeSpec) -> None:
-    asked = {"CPU": spec.resources_per_replica.CPU, "GPU": spec.resources_per_replica.GPU}
+    """Whether the replicas that are to be there at once have a place in this Ray, if it had nothing else to do.
+
+    Raises:
+        PlacementError: they have none; says what is asked for and what each node has.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(all(node.get(kind, 0) >= amount for kind, amount in asked.items()) for node in nodes):
+    num_replicas, num_shards = max(1, spec.autoscaling_config.min_replicas), spec.shards.tensor
+    each = {"CPU": spec.resources_per_replica.CPU, "GPU": spec.resources_per_replica.GPU}
+    places = sum(places_on(node, each) for node in nodes)
+    if places >= num_replicas * num_shards:
         return
-    present = "; ".join(f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU" for node in nodes)
-    raise PlacementError(
-        "no node can hold a replica",
-        value=", ".join(f"{amount:g} {kind}" for kind, amount in asked.items()),
-        allowed=f"what one node has: {present}",
-        key="serve.resources_per_replica",
+    bundle = ", ".join(f"{amount:g} {kind}" for kind, amount in each.items())
+    what = "a replica" if num_shards == 1 else "a shard"
+    keys = ["serve.resources_per_replica"]
+    keys += ["serve.shards.tensor"] * (num_shards > 1) + ["serve.autoscaling_config.min_replicas"] * (num_replicas > 1)
+    present = "; ".join(
+        f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU (room for {places_on(node, each)})" for node in nodes
     )
+    raise PlacementError(
+        f"no node can hold {what}" if not places else f"there is no room for all {what[2:]}s",
+        value=f"{num_replicas} x {num_shards} bundles of {bundle}" if places else bundle,
+        allowed=f"what the nodes have: {present}",
+        key=" or ".join(keys),
+    )
+
+
+def places_on(node: Mapping[str, float], each: Mapping[str, float]) -> int:
+    """How many bundles of ``each`` a node with these resources holds."""
+    return min(int(node.get(kind, 0) / amount + ROUNDING) for kind, amount in each.items() if amount)
 
 
 def ensure_serve(spec: ServeSpec) -> tuple[str, bool]:

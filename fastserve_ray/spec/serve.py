@@ -71,6 +71,17 @@ class EngineSpec(Section):
     """Torch threads; default: the replica's CPUs."""
 
 
+class ShardsSpec(Section):
+    """Over how many processes one replica spreads its model. They stand and fall together."""
+
+    tensor: PositiveInt = 1
+    """Shards that compute every layer together, each with its part of the heads, of the MLP's columns and of the
+    vocabulary. Each has ``resources_per_replica`` of its own; they share a node where they fit on one. 1: the replica
+    alone."""
+    pipeline: PositiveInt = 1
+    """Only 1: a served model is not cut between its layers."""
+
+
 class AutoscalingSpec(Section):
     """Ray Serve's autoscaling of the replicas; Ray's own names."""
 
@@ -89,8 +100,11 @@ class ServeSpec(Section):
     model_name: str | None = None
     """The name in ``/v1/models``; default: the run's name."""
     engine: EngineSpec = EngineSpec()
+    shards: ShardsSpec = ShardsSpec()
+    """One model over several processes, for a model that is too large or too slow for one."""
     autoscaling_config: AutoscalingSpec = AutoscalingSpec()
     resources_per_replica: WorkerResources = WorkerResources()
+    """Of a replica, and with ``shards`` of each of its shards."""
     max_ongoing_requests: PositiveInt = 64
     """Requests in one replica at most; further ones wait in the router."""
     max_queued_requests: PositiveInt = 256

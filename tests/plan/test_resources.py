@@ -27,8 +27,19 @@ def test_each_stage_asks_for_its_own() -> None:
     assert plan.stage("tune").resources == Bundles(1, 3.0, 0.5)
     assert plan.stage("serve").resources == Bundles(1, 2.0)
     assert plan.stage("data").resources == Bundles(1, 1.0)
+    sharded = {"shards": {"tensor": 2}, "resources_per_replica": {"CPU": 2}}
+    sharded["autoscaling_config"] = {"min_replicas": 3, "max_replicas": 3}
+    assert plan_with(serve=sharded).stage("serve").resources == Bundles(6, 2.0)
     spread = plan_with(train__parallel={"workers": 2, "tensor": 2}, tune__workers_per_trial=2)
     assert spread.stage("train").resources == spread.stage("tune").resources == Bundles(4, 1.0)
+
+
+def test_shards_that_do_not_fit_are_named() -> None:
+    with pytest.raises(PlacementError, match=r"serve asks for 4 x \(1 CPU\)") as refusal:
+        check_placement(plan_with(serve={"shards": {"tensor": 4}}), 2, 0)
+    assert (
+        refusal.value.key == "serve.shards.tensor, serve.autoscaling_config.min_replicas or serve.resources_per_replica"
+    )
 
 
 def test_a_plan_that_fits_passes() -> None:

@@ -14,9 +14,11 @@ from ray.serve.exceptions import BackPressureError
 
 from fastserve_ray.serve.api import build_api
 from fastserve_ray.serve.calls import Frame, Piece, ReplicaStatus
-from fastserve_ray.serve.failures import internal, invalid
+from fastserve_ray.serve.failures import internal, invalid, lost
+from fastserve_ray.serve.frames import merge_frames
 from fastserve_ray.serve.gateway import Gateway, ServedModel
 from fastserve_ray.serve.metrics import ServerMetrics
+from fastserve_ray.serve.retries import MAX_TRIES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -61,7 +63,8 @@ class FakeHandle:
     """Serve's handle of a deployment, every method of which answers ``items``."""
 
     def __init__(self, *items: Any) -> None:
-        self.response = FakeResponse(list(items))
+        self._items = list(items)
+        self.num_calls = 0
 
     def options(self, **_: Any) -> FakeHandle:
         return self
@@ -70,11 +73,28 @@ class FakeHandle:
         return self
 
     def remote(self, _: object) -> FakeResponse:
+        self.num_calls += 1
+        self.response = FakeResponse(self._next_items())
         return self.response
 
+    def _next_items(self) -> list[Any]:
+        return self._items
 
-def client(handle: FakeHandle, metrics: ServerMetrics | None = None) -> httpx.AsyncClient:
-    model = ServedModel("m", "text-generation", 0, request_timeout_s=0.2)
+
+class UnluckyHandle(FakeHandle):
+    """The first calls go to replicas that are lost, ``num_lost`` of them; the next answers ``items``."""
+
+    def __init__(self, loss: Any, num_lost: int, *items: Any) -> None:
+        super().__init__(*items)
+        self._loss = loss
+        self._num_lost = num_lost
+
+    def _next_items(self) -> list[Any]:
+        return [self._loss] if self.num_calls <= self._num_lost else self._items
+
+
+def client(handle: FakeHandle, metrics: ServerMetrics | None = None, *, timeout_s: float = 0.2) -> httpx.AsyncClient:
+    model = ServedModel("m", "text-generation", 0, request_timeout_s=timeout_s)
     app = build_api(Gateway({"m": model}, {"m": handle}), metrics)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test")
 
@@ -113,6 +133,38 @@ async def test_failures_before_the_first_token_are_statuses(item: Any, status: i
     assert (response.status_code, error_of(response)["code"]) == (status, code)
     assert ("retry-after" in response.headers) == (status == 503)
     assert response.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("loss", [RayActorError(), lost()])
+async def test_a_request_whose_replica_is_lost_goes_to_another(loss: Any, stream: bool) -> None:
+    handle = UnluckyHandle(loss, 2, *((FIRST, LAST) if stream else (merge_frames([FIRST, LAST]),)))
+    async with client(handle, timeout_s=5) as http:
+        response = await http.post("/v1/completions", json={**BODY, "stream": stream})
+    assert response.status_code == 200
+    assert handle.num_calls == 3
+    if stream:
+        assert response.text.count('"text":"a"') == 1
+        assert response.text.endswith("data: [DONE]\n\n")
+    else:
+        assert response.json()["choices"][0]["text"] == "ab"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_ends_its_replicas_is_given_up(stream: bool) -> None:
+    handle = UnluckyHandle(RayActorError(), 100)
+    async with client(handle, timeout_s=5) as http:
+        response = await http.post("/v1/completions", json={**BODY, "stream": stream})
+    assert (response.status_code, error_of(response)["code"], handle.num_calls) == (503, "unavailable", MAX_TRIES)
+
+
+async def test_a_stream_that_has_begun_is_not_begun_again() -> None:
+    handle = FakeHandle(FIRST, RayActorError())
+    async with client(handle, timeout_s=5) as http:
+        response = await http.post("/v1/completions", json={**BODY, "stream": True})
+    assert handle.num_calls == 1
+    assert response.text.count('"text":"a"') == 1
+    assert '"code":"unavailable"' in response.text
 
 
 @pytest.mark.parametrize("item", [1.0, RayActorError(), internal("logits are not finite")])

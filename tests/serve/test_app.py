@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from fastserve_ray.serve.app import replica_count, replica_resources
-from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec
+import pytest
+
+from fastserve_ray.serve.app import replica_count, replica_resources, shard_bundles
+from fastserve_ray.serve.start import places_on
+from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec, ShardsSpec
 from fastserve_ray.spec.train import WorkerResources
 
 
@@ -27,3 +30,19 @@ def test_every_autoscaling_key_reaches_ray_serve() -> None:
 def test_a_replica_reserves_what_the_spec_says() -> None:
     spec = ServeSpec(resources_per_replica=WorkerResources(CPU=0.5, GPU=1))
     assert replica_resources(spec) == {"num_cpus": 0.5, "num_gpus": 1}
+
+
+def test_a_sharded_replica_reserves_a_bundle_for_each_shard() -> None:
+    resources = WorkerResources(CPU=0.5, GPU=1)
+    assert shard_bundles(ServeSpec(resources_per_replica=resources)) == {}
+    options = shard_bundles(ServeSpec(resources_per_replica=resources, shards=ShardsSpec(tensor=2)))
+    assert options == {
+        "placement_group_bundles": [{"CPU": 0.5, "GPU": 1.0}] * 2,
+        "placement_group_strategy": "PACK",
+    }
+
+
+@pytest.mark.parametrize(("cpus", "places"), [(1, 3), (1.5, 2), (0.1, 30), (4, 0)])
+def test_places_on_a_node(cpus: float, places: int) -> None:
+    assert places_on({"CPU": 3.0, "memory": 1e9}, {"CPU": cpus, "GPU": 0}) == places
+    assert places_on({"CPU": 3.0, "GPU": 1.0}, {"CPU": cpus, "GPU": 1}) == min(places, 1)

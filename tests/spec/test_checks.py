@@ -37,6 +37,23 @@ def choice(*values: object) -> dict[str, Any]:
         ({"model/config/model_type": None}, "model.config.model_type", "required"),
         ({"model/config": None, "model/base": "gpt2"}, "model.tokenizer", "brings its own tokenizer"),
         ({"model/revision": "main"}, "model.revision", "no `base`"),
+        ({"serve/shards": {"pipeline": 2}}, "serve.shards.pipeline", "not cut between its layers"),
+        ({"serve/shards": {"tensor": 3}}, "serve.shards.tensor", "does not divide num_attention_heads (4)"),
+        (
+            {"serve/shards": {"tensor": 2}, "model/config/model_type": "mixtral"},
+            "serve.shards.tensor",
+            "models of type mixtral have no plan",
+        ),
+        (
+            {"serve/shards": {"tensor": 2}, "serve/engine": {"attention": "flex"}},
+            "serve.engine.attention",
+            "no flex attention",
+        ),
+        (
+            {"serve/shards": {"tensor": 2}, "serve/engine": {"int8_output_layer": True}},
+            "serve.engine.int8_output_layer",
+            "as it is stored",
+        ),
         ({"model/num_labels": 2}, "model.num_labels", "no labels"),
         ({"model/config/vocab_size": 1000}, "model.config.vocab_size", "512"),
         ({"model/tokenizer": None, "model/config/vocab_size": 512}, "model.config.vocab_size", "4096 (its default)"),

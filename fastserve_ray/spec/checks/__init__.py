@@ -11,6 +11,7 @@ from fastserve_ray.spec.checks.data import check_data, check_stages
 from fastserve_ray.spec.checks.model import check_model
 from fastserve_ray.spec.checks.parallel import check_parallel
 from fastserve_ray.spec.checks.serve import check_serve
+from fastserve_ray.spec.checks.shards import check_shards
 from fastserve_ray.spec.checks.train import check_train
 from fastserve_ray.spec.checks.tune import check_tune
 from fastserve_ray.spec.checks.tuned_paths import check_tuned_paths
@@ -32,6 +33,7 @@ _RULES: tuple[Callable[[RunSpec], Iterable[Finding]], ...] = (
     check_compress,
     check_verify,
     check_serve,
+    check_shards,
     check_cluster,
 )
 

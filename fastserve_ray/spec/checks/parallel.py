@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from fastserve_ray.spec.run import RunSpec
     from fastserve_ray.spec.train import ParallelSpec, TrainSpec
+    from fastserve_ray.spec.yaml_reader import Path
 
 CUT_FAMILIES = ("bert", "gemma", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 """Model types whose layers ``tensor`` can cut and ``pipeline`` can share out."""
@@ -32,7 +33,7 @@ def check_parallel(spec: RunSpec) -> Iterator[Finding]:
     yield from _unused(parallel)
     if spec.model.config is not None:
         yield from _family(parallel, spec.model.config)
-        yield from _heads(parallel, spec.model.config)
+        yield from uneven_heads(spec.model.config, parallel.tensor, (*_AT, "tensor"))
         yield from _layers(parallel, spec.model.config)
 
 
@@ -94,20 +95,21 @@ def _family(parallel: ParallelSpec, config: dict[str, JsonValue]) -> Iterator[Fi
             )
 
 
-def _heads(parallel: ParallelSpec, config: dict[str, JsonValue]) -> Iterator[Finding]:
-    """Every rank gets as many heads; those of keys and values are shared out, or held by as many ranks each."""
+def uneven_heads(config: dict[str, JsonValue], tensor: int, at: Path) -> Iterator[Finding]:
+    """Every one of ``tensor`` ranks gets as many heads; those of keys and values are shared out, or held by as many
+    ranks each."""
     heads, groups = integer_of(config, HEADS), integer_of(config, KV_HEADS)
     if heads is None:
         return
     num_groups = groups[1] if groups else heads[1]
     ways = [ways for ways in range(1, heads[1] + 1) if heads[1] % ways == 0]
     possible = [count for count in ways if max(count, num_groups) % min(count, num_groups) == 0]
-    if parallel.tensor not in possible:
+    if tensor not in possible:
         over = f" over {groups[0]} ({groups[1]})" if groups else ""
         yield Finding(
-            (*_AT, "tensor"),
+            at,
             f"does not divide {heads[0]} ({heads[1]}){over} evenly",
-            str(parallel.tensor),
+            str(tensor),
             ", ".join(map(str, possible)),
             uses=tuple(("model", "config", found[0]) for found in (heads, groups) if found),
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.distributed import rendezvous
+from torch.distributed import TCPStore, rendezvous
 
 from fastserve_ray.engines.torch.block_pool import BlockPool
 from fastserve_ray.engines.torch.factory import assemble_engine, choose_device, free_memory, make_block_pool
@@ -58,8 +58,9 @@ def open_sharded_engine(
     processes = ShardProcesses(folder, spec, num_shards, timeout_s=timeout_s, start_s=start_s)
     engine: TorchEngine | None = None
     try:
+        seat = Seat.on_one_machine(0, num_shards)
         engine = open_leading_engine(
-            num_shards, processes.init_method, folder, spec, peers=processes, host=LOOPBACK, timeout_s=timeout_s
+            num_shards, processes.init_method, folder, spec, peers=processes, seat=seat, timeout_s=timeout_s
         )
     except EngineError as error:
         # rank 0 only sees that a rank is gone; the rank itself says why
@@ -70,29 +71,53 @@ def open_sharded_engine(
     return engine
 
 
+@dataclass(frozen=True)
+class Seat:
+    """Where a rank sits."""
+
+    host: str
+    """An address of its machine that the other ranks reach."""
+    gpu: int = 0
+    """Its own among the GPUs that its process sees."""
+    ranks_here: int = 1
+    """How many ranks of the model share the machine's memory."""
+
+    @classmethod
+    def on_one_machine(cls, rank: int, num_shards: int) -> Seat:
+        """Of ranks that all run here and see all its GPUs."""
+        return cls(LOOPBACK, gpu=rank, ranks_here=num_shards)
+
+
+def open_meeting(host: str, num_shards: int, timeout_s: float = TIMEOUT_S) -> tuple[Any, str]:
+    """A store at which the ranks meet, on a free port of rank 0's machine; and the others' way to it, as
+    ``init_method``."""
+    store = TCPStore(host, 0, num_shards, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+    return store, f"tcp://{f'[{host}]' if ':' in host else host}:{store.port}"
+
+
 def open_leading_engine(
     num_shards: int,
-    init_method: str,
+    meeting: Any,
     folder: str | Path,
     spec: EngineSpec,
     *,
     peers: Peers,
-    host: str,
+    seat: Seat,
     timeout_s: float = TIMEOUT_S,
 ) -> TorchEngine:
     """Rank 0's part: the engine, whose steps the other ranks follow.
 
     Args:
-        init_method: where the ranks meet, as torch.distributed has it: ``tcp://host:port`` of rank 0's machine, or
-            ``file:///path`` of a file that does not exist yet.
+        meeting: where the ranks meet: the store of `open_meeting`, or an address as torch.distributed has it:
+            ``tcp://host:port`` of rank 0's machine, or ``file:///path`` of a file that does not exist yet.
         peers: who hosts the other ranks.
-        host: an address of this machine that the others reach.
         timeout_s: see `collectives.connect`.
 
     Raises:
         EngineError, ModelError: as `open_sharded_engine`.
     """
-    ready = _prepare(0, num_shards, init_method, folder, spec, host=host, timeout_s=timeout_s)
+    store = _store_at(meeting, 0, num_shards, timeout_s) if isinstance(meeting, str) else meeting
+    ready = _prepare(0, num_shards, store, folder, spec, seat=seat, timeout_s=timeout_s)
     pool = make_block_pool(spec, ready.layers, ready.max_model_len, ready.free_bytes)
     host_blocks = spec.kv_host_tokens // BLOCK_SIZE
     num_slots, num_host_slots = pool.num_blocks * BLOCK_SIZE, host_blocks * BLOCK_SIZE
@@ -118,18 +143,20 @@ def run_shard(
     folder: str | Path,
     spec: EngineSpec,
     *,
-    host: str,
+    seat: Seat,
     timeout_s: float = TIMEOUT_S,
 ) -> None:
     """The part of any other rank: load a share, and follow rank 0 until it closes its engine.
 
-    Args: as `open_leading_engine`.
+    Args:
+        init_method: where the ranks meet; see `open_leading_engine`.
 
     Raises:
         EngineError: another rank is gone.
         ModelError: the folder cannot be read.
     """
-    ready = _prepare(rank, num_shards, init_method, folder, spec, host=host, timeout_s=timeout_s)
+    store = _store_at(init_method, rank, num_shards, timeout_s)
+    ready = _prepare(rank, num_shards, store, folder, spec, seat=seat, timeout_s=timeout_s)
     num_slots, num_host_slots = unpack_numbers(ready.collectives.receive())
     follow(Runner(ready.model, ready.layers, num_slots, num_host_slots), ready.collectives)
 
@@ -185,8 +212,13 @@ class _Ready:
     """Memory for the rank that has least."""
 
 
+def _store_at(init_method: str, rank: int, num_shards: int, timeout_s: float) -> Any:
+    store, _, _ = next(rendezvous(init_method, rank, num_shards, timeout=timedelta(seconds=timeout_s)))
+    return store
+
+
 def _prepare(
-    rank: int, num_shards: int, init_method: str, folder: str | Path, spec: EngineSpec, *, host: str, timeout_s: float
+    rank: int, num_shards: int, store: Any, folder: str | Path, spec: EngineSpec, *, seat: Seat, timeout_s: float
 ) -> _Ready:
     """What all ranks do alike, in step: connect, load, and check that the model computes what it should."""
     if spec.int8_output_layer:
@@ -198,10 +230,8 @@ def _prepare(
         )
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
-    is_alone_here = host != LOOPBACK
-    device = shard_device(choose_device(spec.device), 0 if is_alone_here else rank, torch.cuda.device_count())
-    store, _, _ = next(rendezvous(init_method, rank, num_shards, timeout=timedelta(seconds=timeout_s)))
-    collectives = connect(store, rank, num_shards, host=host, timeout_s=timeout_s, device=device)
+    device = shard_device(choose_device(spec.device), seat.gpu, torch.cuda.device_count())
+    collectives = connect(store, rank, num_shards, host=seat.host, timeout_s=timeout_s, device=device)
     model, tokenizer = load_share(folder, collectives, dtype=spec.dtype)
     model.to(device)
     expected = reference_logits(model)
@@ -209,8 +239,7 @@ def _prepare(
         layers = adopt(model)
         prepare_linears(model)
         check_logits(model, layers, expected)
-    ranks_on_device = 1 if is_alone_here or device.type == "cuda" else num_shards
-    free = free_memory(device) // ranks_on_device
+    free = free_memory(device) // (1 if device.type == "cuda" else seat.ranks_here)
     return _Ready(
         collectives,
         model,

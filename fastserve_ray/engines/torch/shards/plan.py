@@ -10,7 +10,7 @@ from fastserve_ray.models.cuts import PLANS, Share, possible_shards
 if TYPE_CHECKING:
     from fastserve_ray.models.cuts import Cut
 
-SHARDS_KEY = "num_shards"
+SHARDS_KEY = "serve.shards.tensor"
 
 
 def plan_for(model_type: str) -> dict[str, Cut]:

@@ -131,11 +131,12 @@ class _Shard:
 def _host(connection: Connection, rank: int, num_shards: int, *arguments: Any) -> None:
     """The life of such a process."""
     try:
-        from fastserve_ray.engines.torch.shards.factory import run_shard
+        from fastserve_ray.engines.torch.shards.factory import Seat, run_shard
 
         init_method, folder, spec, timeout_s = arguments
         connection.send(_JOINING)
-        run_shard(rank, num_shards, init_method, folder, spec, host=LOOPBACK, timeout_s=timeout_s)
+        seat = Seat.on_one_machine(rank, num_shards)
+        run_shard(rank, num_shards, init_method, folder, spec, seat=seat, timeout_s=timeout_s)
     except FastServeError as error:
         _tell(connection, error)
         raise SystemExit(1) from None

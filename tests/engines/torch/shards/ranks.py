@@ -9,7 +9,7 @@ import torch
 from torch.distributed import HashStore
 
 from fastserve_ray.engines.torch.shards.collectives import connect
-from fastserve_ray.engines.torch.shards.factory import open_leading_engine, run_shard
+from fastserve_ray.engines.torch.shards.factory import Seat, open_leading_engine, run_shard
 from fastserve_ray.engines.torch.shards.loading import load_share
 from fastserve_ray.errors import EngineError, FastServeError, ModelError
 from fastserve_ray.models.loading import save_model
@@ -50,7 +50,7 @@ class RankThreads:
 
     def _follow(self, *arguments: Any) -> None:
         try:
-            run_shard(*arguments, host=HOST, timeout_s=TIMEOUT_S)
+            run_shard(*arguments, seat=Seat(HOST), timeout_s=TIMEOUT_S)
         except (EngineError, ModelError) as error:
             self.errors.append(error)
 
@@ -65,7 +65,7 @@ def open_over_threads(folder: Path, num_shards: int, meeting: Path | str, **spec
     settings = EngineSpec(**spec)
     url = meeting if isinstance(meeting, str) else meeting.as_uri()
     peers = RankThreads(num_shards, url, folder, settings)
-    return open_leading_engine(num_shards, url, folder, settings, peers=peers, host=HOST, timeout_s=TIMEOUT_S)
+    return open_leading_engine(num_shards, url, folder, settings, peers=peers, seat=Seat(HOST), timeout_s=TIMEOUT_S)
 
 
 def logits_over_threads(folder: Path, num_shards: int, ids: torch.Tensor) -> torch.Tensor:

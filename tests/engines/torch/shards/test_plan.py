@@ -18,7 +18,7 @@ def test_heads_that_do_not_divide_are_refused(num_heads: int, num_kv_heads: int,
     with pytest.raises(EngineError, match="cannot be shared among") as refusal:
         share_of(config, 0, num_shards)
     assert refusal.value.allowed == allowed
-    assert refusal.value.key == "num_shards"
+    assert refusal.value.key == "serve.shards.tensor"
 
 
 def test_a_family_without_a_plan_is_refused_with_those_that_have_one() -> None:
