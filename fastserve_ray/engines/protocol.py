@@ -217,6 +217,10 @@ class GenerateEngine(Protocol):
     def stats(self) -> EngineStats: ...
 
 
+Text = str | tuple[str, str]
+"""A text, or two that a classifier reads as a pair, such as a query and a document."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """One classified input."""
@@ -224,7 +228,8 @@ class Prediction:
     label: str
     label_id: int
     scores: tuple[float, ...]
-    """Probability of every label, in the order of their ids; they add up to 1."""
+    """Probability of every label, in the order of their ids; they add up to 1. A model with a single label scores: its
+    number alone, between 0 and 1, by the logistic function."""
 
 
 @runtime_checkable
@@ -234,11 +239,11 @@ class BatchEngine(Protocol):
     @property
     def labels(self) -> tuple[str, ...]: ...
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """Classify ``texts``; inputs longer than the model's limit are cut at the end."""
+    def predict(self, texts: Sequence[Text]) -> list[Prediction]:
+        """Classify ``texts``; those longer than the model's limit are cut at the end, of a pair the longer one."""
         ...
 
-    def count_tokens(self, text: str) -> int:
+    def count_tokens(self, text: Text) -> int:
         """Tokens of ``text`` as the model reads it, after cutting."""
         ...
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from uuid import uuid4
 
+from fastserve_ray.serve.failures import RequestFailed, invalid
 from fastserve_ray.serve.tool_calls import CallPart, Reader, TextReader
 from fastserve_ray.serve.wire.base import Usage, WireAnswer
 from fastserve_ray.serve.wire.chat import (
@@ -21,12 +22,14 @@ from fastserve_ray.serve.wire.chat import (
 from fastserve_ray.serve.wire.classify import Classification, ClassifyAnswer
 from fastserve_ray.serve.wire.completions import CompletionAnswer, CompletionChoice
 from fastserve_ray.serve.wire.logprobs import CompletionLogprobs, chat_logprobs, completion_logprobs
+from fastserve_ray.serve.wire.rerank import RankedDocument, RankedResult, RerankAnswer
 from fastserve_ray.serve.wire.tools import AnswerToolCall, FunctionCall, FunctionFragment, ToolCallFragment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from fastserve_ray.serve.calls import Classified, Frame, Piece, PlaceLogprobs
+    from fastserve_ray.serve.wire.rerank import RerankRequest
 
 
 def _now() -> int:
@@ -229,3 +232,24 @@ def classify_answer(identity: str, model: str, result: Classified) -> ClassifyAn
         for index, prediction in enumerate(result.predictions)
     ]
     return ClassifyAnswer(id=identity, created=_now(), model=model, data=data, usage=Usage.of(result.num_tokens))
+
+
+def rerank_answer(identity: str, model: str, request: RerankRequest, result: Classified) -> RerankAnswer:
+    """
+    Raises:
+        RequestFailed: the model is no cross-encoder.
+    """
+    if len(result.labels) != 1:
+        message = f"{model!r} has {len(result.labels)} labels; a model that ranks has one, and reads pairs of texts"
+        raise RequestFailed(invalid(message, param="model", code="wrong_task"))
+    scores = [prediction.scores[0] for prediction in result.predictions]
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])[: request.top_n]
+    results = [
+        RankedResult(
+            index=index,
+            relevance_score=scores[index],
+            document=RankedDocument(text=request.documents[index]) if request.return_documents else None,
+        )
+        for index in order
+    ]
+    return RerankAnswer(id=identity, model=model, results=results, usage=Usage.of(result.num_tokens))

@@ -13,7 +13,14 @@ from starlette.exceptions import HTTPException
 
 from fastserve_ray import __version__
 from fastserve_ray.serve import sse
-from fastserve_ray.serve.answers import Answers, ChatAnswers, CompletionAnswers, classify_answer, usage_of
+from fastserve_ray.serve.answers import (
+    Answers,
+    ChatAnswers,
+    CompletionAnswers,
+    classify_answer,
+    rerank_answer,
+    usage_of,
+)
 from fastserve_ray.serve.auth.access import Access, add_door
 from fastserve_ray.serve.bodies import StrictRoute
 from fastserve_ray.serve.calls import (
@@ -46,6 +53,7 @@ from fastserve_ray.serve.wire.chat import ChatAnswer, ChatRequest
 from fastserve_ray.serve.wire.classify import ClassifyAnswer, ClassifyRequest
 from fastserve_ray.serve.wire.completions import DEFAULT_MAX_TOKENS, CompletionAnswer, CompletionRequest
 from fastserve_ray.serve.wire.embeddings import EmbeddingAnswer, EmbeddingRequest
+from fastserve_ray.serve.wire.rerank import RerankAnswer, RerankRequest
 from fastserve_ray.serve.wire.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 
 if TYPE_CHECKING:
@@ -59,6 +67,7 @@ REQUEST_MODELS: dict[str, type[WireRequest]] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/classify": ClassifyRequest,
     "/v1/embeddings": EmbeddingRequest,
+    "/v1/rerank": RerankRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }
@@ -133,6 +142,12 @@ class Inference:
         self._metrics.prompt_tokens.labels(model.name).inc(result.num_tokens)
         return classify_answer(_identity("classify"), model.name, result)
 
+    async def rerank(self, body: RerankRequest) -> RerankAnswer:
+        model = self.gateway.find(body.model, "text-classification")
+        result: Classified = await self.gateway.call(model, "classify", ClassifyCall(body.pairs))
+        self._metrics.prompt_tokens.labels(model.name).inc(result.num_tokens)
+        return rerank_answer(_identity("rerank"), model.name, body, result)
+
     async def embed(self, body: EmbeddingRequest) -> EmbeddingAnswer:
         model = self.gateway.find(body.model, "text-embedding")
         call = EmbedCall(body.inputs, body.dimensions, cuts=body.truncate_prompt_tokens is not None)
@@ -199,6 +214,10 @@ def _add_inference(app: FastAPI, inference: Inference) -> None:
     @app.post("/v1/classify", response_model=ClassifyAnswer)
     async def classify(body: Annotated[ClassifyRequest, Body()]) -> Response:
         return json_response(await inference.classify(body))
+
+    @app.post("/v1/rerank", response_model=RerankAnswer)
+    async def rerank(body: Annotated[RerankRequest, Body()]) -> Response:
+        return json_response(await inference.rerank(body))
 
     @app.post("/v1/embeddings", response_model=EmbeddingAnswer)
     async def embeddings(body: Annotated[EmbeddingRequest, Body()]) -> Response:

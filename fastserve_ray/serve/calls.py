@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fastserve_ray.engines.protocol import FinishReason, Prediction, SamplingParams
+from fastserve_ray.engines.protocol import FinishReason, Prediction, SamplingParams, Text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,7 @@ class DetokenizeCall:
 
 @dataclass(frozen=True)
 class ClassifyCall:
-    texts: tuple[str, ...]
+    texts: tuple[Text, ...]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from fastserve_ray.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fastserve_ray.engines.protocol import Text
+    from fastserve_ray.engines.torch.rows import Row
     from fastserve_ray.spec.serve import EngineSpec
 
 
@@ -36,13 +38,13 @@ class TorchClassifier:
     def tokenizer(self) -> Any:
         return self._tokenizer
 
-    def count_tokens(self, text: str) -> int:
-        return len(self._rows.encode([text], limit=self._rows.max_length)[0])
+    def count_tokens(self, text: Text) -> int:
+        return len(self._rows.encode_all([text])[0])
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+    def predict(self, texts: Sequence[Text]) -> list[Prediction]:
         if not texts:
             return []
-        rows = self._rows.encode(texts, limit=self._rows.max_length)
+        rows = self._rows.encode_all(texts)
         predictions: dict[int, Prediction] = {}
         for batch in self._rows.batches(rows):
             scores = self._scores([rows[index] for index in batch])
@@ -50,12 +52,12 @@ class TorchClassifier:
         return [predictions[index] for index in range(len(texts))]
 
     @torch.inference_mode()
-    def _scores(self, rows: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Probabilities (len(rows), labels)."""
+    def _scores(self, rows: Sequence[Row]) -> list[list[float]]:
+        """(len(rows), labels): probabilities, or one label's score between 0 and 1."""
         logits = self._model(**self._rows.tensors(rows)).logits.float()
         if not bool(torch.isfinite(logits).all()):
             raise EngineError("the classifier's logits are not finite (NaN or infinite)")
-        scores: list[list[float]] = logits.softmax(dim=-1).tolist()
+        scores: list[list[float]] = (logits.sigmoid() if len(self._labels) == 1 else logits.softmax(dim=-1)).tolist()
         return scores
 
     def _prediction(self, scores: list[float]) -> Prediction:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fastserve_ray.engines.protocol import Embedding
-from fastserve_ray.engines.torch.rows import Rows
+from fastserve_ray.engines.torch.rows import Row, Rows
 from fastserve_ray.errors import EngineError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class TorchEmbedder:
     @torch.inference_mode()
     def _vectors(self, rows: Sequence[Sequence[int]]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """float32 (len(rows), dimensions)."""
-        inputs = self._rows.tensors(rows)
+        inputs = self._rows.tensors([Row(ids) for ids in rows])
         hidden = self._model(**inputs).last_hidden_state.float()
         vectors = self._pooled(hidden, inputs["attention_mask"])
         if not bool(torch.isfinite(vectors).all()):

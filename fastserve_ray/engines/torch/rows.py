@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Sequence, Sized
 
+    from fastserve_ray.engines.protocol import Text
     from fastserve_ray.spec.serve import EngineSpec
 
 MAX_PADDING = 8
 """Padding tokens of a row at most. Sorted by length, rows that differ more go into another batch: padding costs as
 much as text, and a row's rounding depends on the batch's width."""
+
+
+TYPES = "token_type_ids"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text, or a pair, in tokens."""
+
+    ids: Sequence[int]
+    types: Sequence[int] | None = None
+    """Of a pair, to which of the two each token belongs, for models that are told so."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 class Rows:
@@ -28,7 +45,10 @@ class Rows:
         self._max_tokens = max(spec.max_num_batched_tokens, self.max_length)
         # Without a padding token decoder-only models cannot tell where a row ends.
         self._max_rows = spec.max_num_seqs if model.config.pad_token_id is not None else 1
+        has_two = (getattr(model.config, "type_vocab_size", None) or 0) > 1
+        self._has_types = has_two and TYPES in tokenizer.model_input_names
         self._pad_token_id = model.config.pad_token_id or 0
+        self._end = tokenizer.eos_token_id or self._pad_token_id
 
     def encode(self, texts: Sequence[str], *, limit: int | None) -> list[list[int]]:
         """Tokens of each text; one without any is read as one end-of-text token.
@@ -46,9 +66,31 @@ class Rows:
             add_special_tokens=True,
             verbose=False,
         )["input_ids"]
-        return [ids or [self._tokenizer.eos_token_id or self._pad_token_id] for ids in encoded]
+        return [ids or [self._end] for ids in encoded]
 
-    def batches(self, rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[Row]:
+        """Tokens of each pair. Of one that is longer than ``max_length`` the longer text is cut at its end."""
+        if not pairs:
+            return []
+        encoded = self._tokenizer(
+            [first for first, _ in pairs],
+            [second for _, second in pairs],
+            truncation="longest_first",
+            max_length=self.max_length,
+            padding=False,
+            return_token_type_ids=self._has_types,
+            verbose=False,
+        )
+        types = encoded.get(TYPES) or [None] * len(pairs)
+        return [Row(ids or [self._end], its_types) for ids, its_types in zip(encoded["input_ids"], types, strict=True)]
+
+    def encode_all(self, texts: Sequence[Text]) -> list[Row]:
+        """Tokens of texts and of pairs, cut to ``max_length``."""
+        singles = iter(self.encode([text for text in texts if isinstance(text, str)], limit=self.max_length))
+        pairs = iter(self.encode_pairs([text for text in texts if not isinstance(text, str)]))
+        return [Row(next(singles)) if isinstance(text, str) else next(pairs) for text in texts]
+
+    def batches(self, rows: Sequence[Sized]) -> Iterator[list[int]]:
         """Indices of ``rows``, in batches of similar length, shortest first; none is empty."""
         batch: list[int] = []
         for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
@@ -61,15 +103,20 @@ class Rows:
         if batch:
             yield batch
 
-    def tensors(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """``input_ids`` and ``attention_mask``, int64 (len(rows), longest row)."""
-        width = max(len(row) for row in rows)
-        ids = [[*row, *[self._pad_token_id] * (width - len(row))] for row in rows]
-        mask = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
-        return {
-            "input_ids": torch.tensor(ids, device=self._device),
-            "attention_mask": torch.tensor(mask, device=self._device),
+    def tensors(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """``input_ids`` and ``attention_mask``, int64 (len(rows), longest row); of pairs ``token_type_ids`` too, where
+        the model is told them."""
+        found = {
+            "input_ids": self._padded([row.ids for row in rows], self._pad_token_id),
+            "attention_mask": self._padded([[1] * len(row) for row in rows], 0),
         }
+        if any(row.types is not None for row in rows):
+            found[TYPES] = self._padded([row.types or [0] * len(row) for row in rows], 0)
+        return found
+
+    def _padded(self, rows: Sequence[Sequence[int]], filling: int) -> torch.Tensor:
+        width = max(len(row) for row in rows)
+        return torch.tensor([[*row, *[filling] * (width - len(row))] for row in rows], device=self._device)
 
 
 def _max_length(model: Any, tokenizer: Any, asked: int | None) -> int:

@@ -43,7 +43,7 @@ def _tokens(content: object) -> int:
 
 
 def _of_parts(parts: Sequence[object]) -> int:
-    """Token ids, or a message's parts."""
+    """Token ids, a pair of texts, or a message's parts."""
     if all(isinstance(part, int) for part in parts):
         return len(parts)
-    return sum(_tokens(part.get("text")) for part in parts if isinstance(part, dict))
+    return sum(_tokens(part.get("text") if isinstance(part, dict) else part) for part in parts)

@@ -30,7 +30,7 @@ class Classification(WireAnswer):
     label: str
     label_id: int
     probs: dict[str, float]
-    """Probability of every label; they add up to 1."""
+    """Probability of every label; they add up to 1. With a single label, its score between 0 and 1."""
 
 
 class ClassifyAnswer(WireAnswer):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from fastserve_ray.engines.protocol import BatchEngine
 from fastserve_ray.engines.torch.classifier import TorchClassifier
@@ -91,3 +93,52 @@ def test_nan_is_an_error() -> None:
         engine._model.classifier.bias[0] = float("nan")
     with pytest.raises(EngineError, match="not finite"):
         engine.predict(["the cat"])
+
+
+PAIRS = [("the cat", "sat on the mat"), ("the dog", "barked"), ("grüße", "the cat and the dog and the mat " * 3)]
+
+
+def pair_tokenizer() -> Any:
+    """As BERT's: the second text and its end have type 1."""
+    tokenizer = copy.deepcopy(build_tokenizer())
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return tokenizer
+
+
+def test_one_label_scores_pairs_as_the_model_does() -> None:
+    model, tokenizer = build_classifier("bert", num_labels=1), pair_tokenizer()
+    engine = TorchClassifier(model, tokenizer, EngineSpec())
+    found = engine.predict(["the cat", *PAIRS])
+    with torch.inference_mode():
+        single = model(**tokenizer("the cat", return_tensors="pt", return_token_type_ids=False)).logits
+        pairs = [model(**tokenizer(*pair, return_tensors="pt", return_token_type_ids=True)).logits for pair in PAIRS]
+    want = [float(torch.sigmoid(logit)) for logit in (single, *pairs)]
+    assert [prediction.scores[0] for prediction in found] == pytest.approx(want, abs=1e-5)
+    assert engine.count_tokens(PAIRS[0]) == len(tokenizer(*PAIRS[0]).input_ids)
+
+
+def test_types_matter_to_models_that_are_told_them() -> None:
+    model, tokenizer = build_classifier("bert", num_labels=1), pair_tokenizer()
+    found = TorchClassifier(model, tokenizer, EngineSpec()).predict(PAIRS[:1])[0].scores[0]
+    ids = tokenizer(*PAIRS[0], return_tensors="pt").input_ids
+    with torch.inference_mode():
+        without = float(torch.sigmoid(model(input_ids=ids).logits))
+    assert abs(found - without) > 1e-3
+
+
+@pytest.mark.parametrize("family", ["distilbert", "roberta", "gpt2", "llama"])
+def test_pairs_without_types(family: str) -> None:
+    engine = TorchClassifier(build_classifier(family, num_labels=1), pair_tokenizer(), EngineSpec())
+    together = [prediction.scores[0] for prediction in engine.predict(PAIRS)]
+    assert together == pytest.approx([engine.predict([pair])[0].scores[0] for pair in PAIRS], abs=1e-5)
+    assert len(set(together)) == len(PAIRS)
+
+
+def test_of_a_long_pair_the_longer_text_is_cut() -> None:
+    engine = TorchClassifier(build_classifier("bert", num_labels=1), pair_tokenizer(), EngineSpec(max_model_len=24))
+    assert engine.count_tokens(("the cat", "the dog and the cat " * 50)) == 24
+    scores = [engine.predict([("the cat", "the dog and the cat " * times)])[0].scores[0] for times in (40, 50)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6)
