@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -49,31 +51,38 @@ class ServeTarget:
     name: str
     """In ``/v1/models``."""
     spec: ServeSpec
+    version: str | None = None
+    """Of what its replicas run: where it is the same in a new version of the application, they go on. None: they are
+    new ones in any case."""
 
 
-def build_app(targets: Sequence[ServeTarget], access: Access | None = None) -> Application:
+def build_app(targets: Sequence[ServeTarget], access: Access | None = None, *, surge_percent: int = 100) -> Application:
     """The application of all ``targets`` under one ingress; their names differ.
 
     Args:
         access: who may ask; default: everybody.
+        surge_percent: when the application replaces another version: replicas of the new one that are started before
+            those of the old one stop. With 0 a model that has one replica has none in between.
     """
     created = int(time.time())
     models = [
         ServedModel(target.name, target.task, created, target.spec.request_timeout_s, target.spec.limits)
         for target in targets
     ]
-    handles = [_model_deployment(target, number) for number, target in enumerate(targets)]
+    handles = [_model_deployment(target, surge_percent) for target in targets]
     ingress = serve.deployment(
         Ingress,
         name="ingress",
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=INGRESS_MAX_ONGOING_REQUESTS,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=max(target.spec.request_timeout_s for target in targets),
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
         logging_config=QUIET,
     )
     access = access or Access()
-    return ingress.bind(models, *handles, access=access, ledger=_ledger(access))
+    return ingress.bind(models, *handles, access=access, ledger=_ledger(access), contents=(tuple(targets), access))
 
 
 def _ledger(access: Access) -> Application | None:
@@ -91,23 +100,32 @@ def _ledger(access: Access) -> Application | None:
     return deployment.bind(access.keys)
 
 
-def _model_deployment(target: ServeTarget, number: int) -> Application:
+def _model_deployment(target: ServeTarget, surge_percent: int) -> Application:
     spec = target.spec
     deployment = serve.deployment(
         REPLICAS[target.task],
-        name=f"model-{number}",
+        name=deployment_name(target.name),
         ray_actor_options=replica_resources(spec),
         **shard_bundles(spec),
         max_ongoing_requests=spec.max_ongoing_requests,
         max_queued_requests=spec.max_queued_requests,
+        max_surge_percent=surge_percent,
+        graceful_shutdown_timeout_s=spec.request_timeout_s,
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         max_constructor_retry_count=1,  # a model that does not load once does not load twice
         logging_config=QUIET,
         **replica_count(spec.autoscaling_config),
     )
+    deployment._version = target.version  # Serve has no public way to say what has not changed
     shards = () if spec.shards.tensor == 1 else (spec.shards.tensor,)
     return deployment.bind(target.source, _engine_spec(spec), *shards)
+
+
+def deployment_name(model: str) -> str:
+    """Of a model's replicas: the same in every version of the application, so that a new one can take over."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", model).strip("-")[:40]
+    return f"model-{readable}-{hashlib.sha256(model.encode()).hexdigest()[:6]}"
 
 
 def replica_resources(spec: ServeSpec) -> dict[str, float]:

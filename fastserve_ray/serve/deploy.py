@@ -25,9 +25,10 @@ from fastserve_ray.serve.causes import cause_of
 from fastserve_ray.serve.client import Sample, is_ready, sample_request
 from fastserve_ray.serve.source import ModelSource
 from fastserve_ray.serve.start import check_placement, ensure_ray, ensure_serve, stop_serve
+from fastserve_ray.serve.targets import check_room, further_targets, surge_percent, with_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from fastserve_ray.serve.auth.access import Access
     from fastserve_ray.spec.cluster import ClusterSpec
@@ -37,8 +38,11 @@ if TYPE_CHECKING:
 START_TIMEOUT_S = 600.0
 """A replica that is not up after this time counts as failed; large models take minutes to read."""
 POLL_S = 0.1
+CONTENTS_TIMEOUT_S = 10.0
 WATCH_S = 2.0
 """How often `ServedApp.wait` looks at the application."""
+Contents = tuple[tuple[ServeTarget, ...], "Access"]
+"""What an application is built from."""
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
@@ -70,7 +74,7 @@ class ServedApp:
             while True:
                 time.sleep(WATCH_S)
                 status, message = _state(self.name)
-                if status in (None, "DEPLOY_FAILED"):
+                if status is None or (status == "DEPLOY_FAILED" and not is_ready(f"{self.url}/ready")):
                     raise ServeError("the application has failed", hint=cause_of(message))
         except KeyboardInterrupt:
             return
@@ -101,7 +105,9 @@ def deploy(
 ) -> ServedApp:
     """Serve one model; returns when it answers requests.
 
-    Works in the Ray that this process is connected to, or starts an embedded one as ``cluster`` says.
+    Works in the Ray that this process is connected to, or starts an embedded one as ``cluster`` says. An application of
+    the same name that runs there is replaced: its replicas go on until the new ones are loaded, and finish what they
+    have begun. If the new ones do not start, the old ones go on.
 
     Args:
         model: a model folder, a hub id, or ``artifact:ID`` of ``storage``.
@@ -122,38 +128,51 @@ def deploy(
             allowed="a model for text-generation or text-classification",
             key="model.task",
         )
-    check_deployment(Path(model), task, spec)
     say = on_status or (lambda _: None)
     access = access_of(spec)
     name = spec.model_name or model_name
-    target = ServeTarget(ModelSource(str(model), storage, revision), task, name, spec)
+    targets = [
+        ServeTarget(ModelSource(str(model), storage, revision), task, name, spec),
+        *further_targets(spec, storage),
+    ]
+    for target in targets:
+        check_deployment(Path(target.source.reference), target.task, target.spec)
     owns_ray = False
     owns_serve = False
+    old: Contents | None = None
     try:
         owns_ray = ensure_ray(cluster, spec, say)
-        check_placement(spec)
+        for target in targets:
+            check_placement(target.spec)
+        check_room(targets)
         say("starting Ray Serve")
         with _quiet_serve():
             url, owns_serve = ensure_serve(spec)
             say("loading the model")
-            _run(target, access)
+            old = _contents(name)
+            if _state(name)[0] in (None, "RUNNING"):  # after a failure all begin anew
+                targets = [with_version(target) for target in targets]
+            _run(targets, access)
         _wait(name, url, spec, say)
     except BaseException:
-        _clean_up(name, owns_serve=owns_serve, owns_ray=owns_ray)
+        if old is None:
+            _clean_up(name, owns_serve=owns_serve, owns_ray=owns_ray)
+        else:
+            _run(*old)
         raise
     return ServedApp(name, url, task, name, owns_serve, owns_ray)
 
 
-def _run(target: ServeTarget, access: Access) -> None:
-    """Hand the application to Serve's controller, without waiting for its replicas.
+def _run(targets: Sequence[ServeTarget], access: Access) -> None:
+    """Hand the application to Serve's controller, without waiting for its replicas. It has the first target's name.
 
     Raises:
         ServeError: Serve refuses it, for example because another application has its path.
     """
     application = serve.RunTarget(
-        build_app([target], access),
-        name=target.name,
-        route_prefix=target.spec.route_prefix,
+        build_app(targets, access, surge_percent=surge_percent(targets)),
+        name=targets[0].name,
+        route_prefix=targets[0].spec.route_prefix,
         logging_config=LoggingConfig(**QUIET),
     )
     try:
@@ -162,6 +181,17 @@ def _run(target: ServeTarget, access: Access) -> None:
         raise ServeError(
             "Ray Serve refuses the application", value=cause_of(str(error)), key="serve.route_prefix"
         ) from error
+
+
+def _contents(name: str) -> Contents | None:
+    """What the application that runs was built from; None where there is none that could tell."""
+    if _state(name)[0] is None:
+        return None
+    try:
+        found: Contents = serve.get_app_handle(name).contents.remote().result(timeout_s=CONTENTS_TIMEOUT_S)
+    except (RayError, RayServeException, TimeoutError):
+        return None
+    return found
 
 
 def _wait(name: str, url: str, spec: ServeSpec, say: Callable[[str], None]) -> None:

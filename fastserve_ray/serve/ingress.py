@@ -27,11 +27,18 @@ class Ingress:
     handles: Serve's handle of each model's deployment, in the same order.
     access: who may ask.
     ledger: Serve's handle of the ledger of quotas, where keys are asked for.
+    contents: what the application was built from, for whom it is replaced by.
     """
 
     def __init__(
-        self, models: Sequence[ServedModel], *handles: Any, access: Access | None = None, ledger: Any = None
+        self,
+        models: Sequence[ServedModel],
+        *handles: Any,
+        access: Access | None = None,
+        ledger: Any = None,
+        contents: Any = None,
     ) -> None:
+        self._contents = contents
         names = [model.name for model in models]
         self._access = access or Access()
         keeper = None if ledger is None else SharedKeeper(ledger, self._access.keys or ())
@@ -41,3 +48,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self._gateway, access=self._access)
+
+    async def contents(self) -> Any:
+        """What the application was built from."""
+        return self._contents

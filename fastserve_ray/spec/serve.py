@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fastserve_ray.spec.access import AuthSpec, LimitsSpec
 from fastserve_ray.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Section, Words
+from fastserve_ray.spec.model import TaskName
 from fastserve_ray.spec.train import WorkerResources
 
 POLICY_NAMES = ("fcfs", "skip-join-mlfq", "srpt", "fair")
@@ -94,11 +95,33 @@ class AutoscalingSpec(Section):
     downscale_delay_s: Annotated[float, Field(ge=0)] = 120.0
 
 
+class FurtherModelSpec(Section):
+    """A model that is served beside the run's own. What is left out is as ``serve`` has it."""
+
+    base: str
+    """A hub id, a folder, or an artifact reference ``run@stage`` / ``artifact:ID``."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    task: TaskName = "text-generation"
+    """What the model is for; decides its endpoints."""
+    shards: ShardsSpec = ShardsSpec()
+    """Of this model alone; the run's own ones are not taken over."""
+    engine: EngineSpec | None = None
+    autoscaling_config: AutoscalingSpec | None = None
+    resources_per_replica: WorkerResources | None = None
+    max_ongoing_requests: PositiveInt | None = None
+    max_queued_requests: PositiveInt | None = None
+    request_timeout_s: PositiveFloat | None = None
+
+
 class ServeSpec(Section):
     """What is served, where and with how many replicas."""
 
     model_name: str | None = None
     """The name in ``/v1/models``; default: the run's name."""
+    models: dict[Annotated[str, Field(min_length=1)], FurtherModelSpec] = {}
+    """Further models of the same application, by their names in ``/v1/models``. A request's ``model`` says which one
+    answers; each has replicas of its own."""
     engine: EngineSpec = EngineSpec()
     shards: ShardsSpec = ShardsSpec()
     """One model over several processes, for a model that is too large or too slow for one."""
@@ -121,3 +144,12 @@ class ServeSpec(Section):
     route_prefix: Annotated[str, Field(pattern=r"^/"), Words("a path that begins with /")] = "/"
     sample_prompt: str | None = None
     """What ``fastserve run`` asks the endpoint once it is up; default: a prompt of the task."""
+
+    def of_further(self, name: str) -> ServeSpec:
+        """How the further model of this name is served."""
+        overrides = {
+            key: value
+            for key, value in self.models[name]
+            if value is not None and key not in ("base", "revision", "task")
+        }
+        return self.model_copy(update={**overrides, "model_name": name, "models": {}})

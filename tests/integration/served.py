@@ -21,9 +21,9 @@ TEMPLATE = (
 LABELS = {0: "negative", 1: "positive", 2: "unsure"}
 
 
-def save_generator(folder: Path, *, chat_template: str | None = TEMPLATE) -> Any:
+def save_generator(folder: Path, *, chat_template: str | None = TEMPLATE, seed: int = 0) -> Any:
     """A llama that never ends a greedy text by itself; returns the model."""
-    model = build_model("llama", max_position_embeddings=CONTEXT)
+    model = build_model("llama", seed=seed, max_position_embeddings=CONTEXT)
     model.lm_head.weight.data[model.config.eos_token_id] = 0  # the logit of the end is never the largest
     tokenizer = copy.deepcopy(build_tokenizer())
     tokenizer.model_max_length = CONTEXT

@@ -165,6 +165,23 @@ def choice(*values: object) -> dict[str, Any]:
         ({"serve/engine/max_num_batched_tokens": 8}, "serve.engine.max_num_batched_tokens", "max_num_seqs (16)"),
         ({"serve/engine/attention": "flex", "serve/engine/device": "cpu"}, "serve.engine.attention", "needs a GPU"),
         ({"model/task": "masked-lm"}, "serve", "no endpoint"),
+        ({"serve/models": {"run": {"base": "x"}}, "name": "run"}, "serve.models.run", "the run's own model"),
+        (
+            {"serve/models": {"b": {"base": "x", "engine": {"max_num_batched_tokens": 8}}}},
+            "serve.models.b.engine.max_num_batched_tokens",
+            "max_num_seqs (16)",
+        ),
+        (
+            {"serve/models": {"b": {"base": "x", "task": "text-embedding", "shards": {"tensor": 2}}}},
+            "serve.models.b.shards.tensor",
+            "served whole",
+        ),
+        ({"serve/models": {"b": {"base": "x", "task": "masked-lm"}}}, "serve.models.b", "no endpoint"),
+        (
+            {"serve/models": {"b": {"base": "x"}, "c": {"base": "x"}}, "cluster/num_cpus": 2},
+            "serve.models",
+            "more CPUs than cluster.num_cpus (2)",
+        ),
         ({"model/task": "text-embedding"}, "train", "not for text-embedding"),
         ({"serve/engine/max_model_len": 129}, "serve.engine.max_model_len", "max_position_embeddings (128)"),
         (

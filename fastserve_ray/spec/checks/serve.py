@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastserve_ray.spec.checks.model import POSITIONS, integer_of
+from fastserve_ray.spec.checks.models import check_models, check_models_fit
 from fastserve_ray.spec.checks.train import whole_gpus
 from fastserve_ray.spec.problems import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.run import RunSpec
     from fastserve_ray.spec.serve import EngineSpec, ServeSpec
 
@@ -22,7 +24,15 @@ def check_serve(spec: RunSpec) -> Iterator[Finding]:
     """Replica counts in order, and an engine whose budgets fit together."""
     if spec.serve is None:
         return
-    if spec.model.task == "masked-lm":
+    yield from _one_model(spec.serve, spec.model.task)
+    yield from check_models(spec, _one_model)
+    yield from check_models_fit(spec)
+    yield from _model_length(spec, spec.serve.engine)
+    yield from _auth(spec.serve)
+
+
+def _one_model(serve: ServeSpec, task: TaskName) -> Iterator[Finding]:
+    if task == "masked-lm":
         yield Finding(
             ("serve",),
             "a masked language model is made to be fine-tuned; there is no endpoint for it",
@@ -30,20 +40,18 @@ def check_serve(spec: RunSpec) -> Iterator[Finding]:
             "a file without `serve`; then one with model.base: run@train and task: text-classification",
             uses=(("model", "task"),),
         )
-    yield from _replicas(spec.serve)
-    yield from _budgets(spec.serve.engine)
-    yield from _attention(spec.serve.engine)
-    if spec.serve.engine.int8_output_layer and spec.model.task != "text-generation":
+    yield from _replicas(serve)
+    yield from _budgets(serve.engine)
+    yield from _attention(serve.engine)
+    if serve.engine.int8_output_layer and task != "text-generation":
         yield Finding(
             (*_ENGINE, "int8_output_layer"),
-            f"a {spec.model.task} model has no output layer over a vocabulary",
+            f"a {task} model has no output layer over a vocabulary",
             "true",
             "false",
             uses=(("model", "task"),),
         )
-    yield from _model_length(spec, spec.serve.engine)
-    yield from _auth(spec.serve)
-    yield from whole_gpus(spec.serve.resources_per_replica, ("serve", "resources_per_replica"))
+    yield from whole_gpus(serve.resources_per_replica, ("serve", "resources_per_replica"))
 
 
 def _auth(serve: ServeSpec) -> Iterator[Finding]:
