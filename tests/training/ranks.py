@@ -1,14 +1,19 @@
-"""Processes that run many training jobs one after another: torch and DeepSpeed are imported once."""
+"""Processes that run many training jobs one after another. torch, transformers and DeepSpeed are imported once: one
+process imports them, and forks the ranks."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+import multiprocessing
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +30,17 @@ if TYPE_CHECKING:
 
 NUM_RANKS = 2
 TIMEOUT_SECONDS = 400
-START = "import sys; from tests.training.ranks import main; main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
+START = "import sys; from tests.training.ranks import main; main(sys.argv[1], int(sys.argv[2]))"
+PRELOADED = (
+    "deepspeed",
+    "fastserve_ray.training.loop",
+    "fastserve_ray.training.strategies.pipeline",
+    "fastserve_ray.training.strategies.zero",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+)
+"""What takes seconds to import. No thread is started by it, so that processes can be forked after it."""
 
 
 @dataclass(frozen=True)
@@ -70,28 +85,37 @@ def run_ranks(folder: Path, cases: list[Case], num_ranks: int = NUM_RANKS) -> di
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", START, str(folder), str(rank), str(num_ranks)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_ranks)},
-            stdout=(folder / f"log-{rank}.txt").open("w"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(num_ranks)
-    ]
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, str(folder), str(num_ranks)],
+        env={**os.environ, **environment, "WORLD_SIZE": str(num_ranks)},
+        start_new_session=True,
+    )
     try:
-        codes = [process.wait(TIMEOUT_SECONDS) for process in processes]
+        code = process.wait(TIMEOUT_SECONDS)
     finally:
-        for process in processes:
-            process.kill()
-    logs = "\n".join((folder / f"log-{rank}.txt").read_text()[-4000:] for rank in range(num_ranks))
-    assert codes == [0] * num_ranks, logs
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # and the ranks
+    logs = "\n".join(path.read_text()[-4000:] for path in sorted(folder.glob("log-*.txt")))
+    assert code == 0, logs
     outcomes: dict[str, Outcome] = pickle.loads((folder / "result.pickle").read_bytes())
     return outcomes
 
 
-def main(path: str, rank: int, num_ranks: int) -> None:
+def main(path: str, num_ranks: int) -> None:
+    """The process that becomes all ranks."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    forking = multiprocessing.get_context("fork")
+    ranks = [forking.Process(target=run_rank, args=(Path(path), rank, num_ranks)) for rank in range(num_ranks)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    sys.exit(int(any(rank.exitcode for rank in ranks)))
+
+
+def run_rank(folder: Path, rank: int, num_ranks: int) -> None:
     """In each process: reads ``cases.pickle``; rank 0 writes ``result.pickle``."""
     import torch
     import torch.distributed as dist
@@ -99,7 +123,10 @@ def main(path: str, rank: int, num_ranks: int) -> None:
     from fastserve_ray.errors import ModelError
     from fastserve_ray.training.world import World
 
-    folder = Path(path)
+    log = (folder / f"log-{rank}.txt").open("w")
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=num_ranks)
     cases: list[Case] = pickle.loads((folder / "cases.pickle").read_bytes())
