@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig
 
+from fastserve_ray import __version__
 from fastserve_ray.serve.auth.access import Access
 from fastserve_ray.serve.embedding import EmbedReplica
 from fastserve_ray.serve.gateway import ServedModel
@@ -32,6 +33,8 @@ REPLICAS: dict[TaskName, type] = {
     "text-classification": ClassifyReplica,
     "text-embedding": EmbedReplica,
 }
+FAIR = "fair"
+"""The engine's policy of equal or weighted shares."""
 INGRESS_MAX_ONGOING_REQUESTS = 10_000
 """The ingress never holds a request back: the limit that users set is the one of the model's queue."""
 SHUTDOWN_POLL_S = 0.2
@@ -65,10 +68,8 @@ def build_app(targets: Sequence[ServeTarget], access: Access | None = None, *, s
             those of the old one stop. With 0 a model that has one replica has none in between.
     """
     created = int(time.time())
-    models = [
-        ServedModel(target.name, target.task, created, target.spec.request_timeout_s, target.spec.limits)
-        for target in targets
-    ]
+    access = access or Access()
+    models = [served_model(target, created, access) for target in targets]
     handles = [_model_deployment(target, surge_percent) for target in targets]
     ingress = serve.deployment(
         Ingress,
@@ -81,7 +82,6 @@ def build_app(targets: Sequence[ServeTarget], access: Access | None = None, *, s
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
         logging_config=QUIET,
     )
-    access = access or Access()
     return ingress.bind(models, *handles, access=access, ledger=_ledger(access), contents=(tuple(targets), access))
 
 
@@ -97,7 +97,24 @@ def _ledger(access: Access) -> Application | None:
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
         logging_config=QUIET,
     )
+    digest = hashlib.sha256(repr(access.keys).encode()).hexdigest()[:16]
+    deployment._version = f"{__version__}-{digest}"  # with the same keys it goes on, and counts go on
     return deployment.bind(access.keys)
+
+
+def served_model(target: ServeTarget, created: int, access: Access) -> ServedModel:
+    """What the ingress knows of a model. Its queue is fair where there are keys, or users with shares."""
+    spec = target.spec
+    return ServedModel(
+        target.name,
+        target.task,
+        created,
+        spec.request_timeout_s,
+        spec.limits,
+        spec.max_ongoing_requests,
+        spec.max_queued_requests,
+        has_fair_queue=access.keys is not None or spec.engine.scheduler.policy == FAIR,
+    )
 
 
 def _model_deployment(target: ServeTarget, surge_percent: int) -> Application:

@@ -25,7 +25,7 @@ from fastserve_ray.serve.causes import cause_of
 from fastserve_ray.serve.client import Sample, is_ready, sample_request
 from fastserve_ray.serve.source import ModelSource
 from fastserve_ray.serve.start import check_placement, ensure_ray, ensure_serve, stop_serve
-from fastserve_ray.serve.targets import check_room, further_targets, surge_percent, with_version
+from fastserve_ray.serve.targets import check_room, further_targets, surge_percent, with_shares, with_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -135,6 +135,7 @@ def deploy(
         ServeTarget(ModelSource(str(model), storage, revision), task, name, spec),
         *further_targets(spec, storage),
     ]
+    targets = [with_shares(target, access) for target in targets]
     for target in targets:
         check_deployment(Path(target.source.reference), target.task, target.spec)
     owns_ray = False

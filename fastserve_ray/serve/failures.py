@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 RETRY_AFTER_S = 1
 """What an overloaded or restarting server asks clients to wait."""
 
+OVERLOADED = "overloaded"
+"""Code of a request that found too many others before it."""
+
 CODES = {
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
@@ -107,8 +110,8 @@ def not_json(content_type: str | None) -> Failure:
     )
 
 
-def overloaded(message: str) -> Failure:
-    return Failure(503, message, code="overloaded", retry_after_s=RETRY_AFTER_S)
+def overloaded(message: str, retry_after_s: int = RETRY_AFTER_S) -> Failure:
+    return Failure(503, message, code=OVERLOADED, retry_after_s=retry_after_s)
 
 
 def unavailable(message: str) -> Failure:

@@ -17,6 +17,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from fastserve_ray.serve.calls import Frame, GenerateCall
 from fastserve_ray.serve.failures import (
+    OVERLOADED,
     Failure,
     RequestFailed,
     internal,
@@ -37,10 +38,13 @@ if TYPE_CHECKING:
 
     from fastserve_ray.serve.calls import ReplicaStatus
     from fastserve_ray.serve.quota.admission import Ticket
+    from fastserve_ray.serve.quota.gate import Gate
     from fastserve_ray.spec.model import TaskName
 
 LEAVING = (asyncio.CancelledError, GeneratorExit, TimeoutError)
 """Nobody waits for the answer any more."""
+LOOK_AGAIN_S = 2.0
+"""How old the count of replicas may be by which requests are let through."""
 STATUS_TIMEOUT_S = 2.0
 """A replica that does not tell its status in this time is left out."""
 ENDPOINTS: dict[TaskName, str] = {
@@ -60,6 +64,11 @@ class ServedModel:
     """Unix time of the deployment."""
     request_timeout_s: float
     limits: LimitsSpec = field(default_factory=LimitsSpec)
+    max_ongoing_requests: int = 64
+    """In one replica."""
+    max_queued_requests: int = 256
+    has_fair_queue: bool = False
+    """Requests wait at a gate that is fair between keys; otherwise in Serve's queue."""
 
 
 class Gateway:
@@ -72,6 +81,9 @@ class Gateway:
         self.admission = admission or Admission()
         self._handles = handles
         self._estimates: defaultdict[str, WorkEstimate] = defaultdict(WorkEstimate)
+        self._look_again: defaultdict[str, float] = defaultdict(float)
+        """By model, when its replicas are to be counted again, on the event loop's clock."""
+        self._looking: set[asyncio.Task[None]] = set()
 
     def find(self, name: str, task: TaskName) -> ServedModel:
         """The model of this name, which must be of this task.
@@ -93,6 +105,7 @@ class Gateway:
         Raises:
             RequestFailed: any failure.
         """
+        self._keep_gate_wide(model)
         with await self.admission.admit(model, argument) as ticket:
             answer = await self._answer(model, method, ticket)
             ticket.note(answer)
@@ -119,9 +132,9 @@ class Gateway:
                 raise RequestFailed(timed_out(ticket.allowed_s)) from error
             raise
         except Exception as error:
-            raise RequestFailed(_failure_of(error)) from error
+            raise RequestFailed(self._with_wait(_failure_of(error), ticket.model)) from error
         if isinstance(answer, Failure):
-            raise RequestFailed(answer)
+            raise RequestFailed(self._with_wait(answer, ticket.model))
         return answer
 
     async def stream(self, model: ServedModel, call: GenerateCall) -> AsyncGenerator[Frame, None]:
@@ -131,6 +144,7 @@ class Gateway:
         Raises:
             RequestFailed: any failure, before or between frames.
         """
+        self._keep_gate_wide(model)
         with await self.admission.admit(model, call) as ticket:
             async with contextlib.aclosing(self._frames(model, ticket)) as frames:
                 last = None
@@ -162,7 +176,7 @@ class Gateway:
                     item = await anext(response, None)
                 is_done = item is None or isinstance(item, Failure)
                 if isinstance(item, Failure):
-                    raise RequestFailed(item)
+                    raise RequestFailed(self._with_wait(item, ticket.model))
                 if item is not None:
                     yield item
         except LEAVING as error:
@@ -173,12 +187,34 @@ class Gateway:
         except RequestFailed:
             raise
         except Exception as error:
-            raise RequestFailed(_failure_of(error)) from error
+            raise RequestFailed(self._with_wait(_failure_of(error), ticket.model)) from error
 
     def _with_work(self, model: ServedModel, call: Any) -> Any:
         if not isinstance(call, GenerateCall):
             return call
         return dataclasses.replace(call, work=self._estimates[model.name].expect(call))
+
+    def _with_wait(self, failure: Failure, model: ServedModel) -> Failure:
+        """When the client of an overloaded model should come back: when those before it will have ended."""
+        if failure.code != OVERLOADED:
+            return failure
+        num_ahead = self.admission.num_in_flight(model.name) - 1
+        return dataclasses.replace(failure, retry_after_s=self.admission.retry_after_s(model.name, num_ahead))
+
+    def _keep_gate_wide(self, model: ServedModel) -> None:
+        """Let the gate know how many replicas there are; every `LOOK_AGAIN_S` while requests come."""
+        gate, now = self.admission.gate(model), asyncio.get_running_loop().time()
+        if gate is None or now < self._look_again[model.name]:
+            return
+        self._look_again[model.name] = now + LOOK_AGAIN_S
+        task = asyncio.create_task(self._resize(gate, model))
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+
+    async def _resize(self, gate: Gate, model: ServedModel) -> None:
+        num_replicas = len(await self.statuses(model))
+        if num_replicas:
+            gate.resize(num_replicas * model.max_ongoing_requests)
 
     async def statuses(self, model: ServedModel) -> list[ReplicaStatus]:
         """What each running replica says of itself; empty when there is none."""

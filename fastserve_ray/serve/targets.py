@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from fastserve_ray import __version__
 from fastserve_ray.errors import ArtifactError, ModelError, PlacementError
 from fastserve_ray.plan.inputs import reference_kind
-from fastserve_ray.serve.app import ServeTarget
+from fastserve_ray.serve.app import FAIR, ServeTarget
 from fastserve_ray.serve.source import ARTIFACT, ModelSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fastserve_ray.serve.auth.access import Access
     from fastserve_ray.spec.serve import FurtherModelSpec, ServeSpec
 
 
@@ -50,6 +51,17 @@ def further_targets(spec: ServeSpec, storage: str | None) -> list[ServeTarget]:
         ServeTarget(_source(name, further, storage), further.task, name, spec.of_further(name))
         for name, further in spec.models.items()
     ]
+
+
+def with_shares(target: ServeTarget, access: Access) -> ServeTarget:
+    """With API keys the engine's policy is fair by their weights, unless the user has chosen another."""
+    scheduler = target.spec.engine.scheduler
+    if access.keys is None or ("policy" in scheduler.model_fields_set and scheduler.policy != FAIR):
+        return target
+    weights = {key.name: key.weight for key in access.keys} | scheduler.weights
+    fair = scheduler.model_copy(update={"policy": FAIR, "weights": weights})
+    engine = target.spec.engine.model_copy(update={"scheduler": fair})
+    return replace(target, spec=target.spec.model_copy(update={"engine": engine}))
 
 
 def with_version(target: ServeTarget) -> ServeTarget:

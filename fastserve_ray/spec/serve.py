@@ -21,7 +21,8 @@ class SchedulerSpec(Section):
 
     policy: Annotated[str, Field(pattern=POLICY_PATTERN), Words(POLICY_WORDS)] = "fcfs"
     """fcfs: first come, first served. skip-join-mlfq: short requests overtake long ones (FastServe, arXiv 2305.05920).
-    srpt: shortest remaining time first, by the length a request gives. fair: equal or weighted shares by user.
+    srpt: shortest remaining time first, by the length a request gives. fair: equal or weighted shares by API key, or by
+    user without keys; the default where there are API keys.
     package.module:Class: your own."""
     promote_after_s: PositiveFloat | None = None
     """skip-join-mlfq: a request that has waited so long moves up to the first queue; default: chosen from the measured
@@ -31,7 +32,7 @@ class SchedulerSpec(Section):
     max_preemptions: NonNegativeInt = 8
     """Times that a request may be made to wait after it has run; after that it runs to its end."""
     weights: dict[str, PositiveFloat] = {}
-    """fair: the share of a user, 1 for those not named."""
+    """fair: the share of a user or of an API key, whose own weight this overrides; 1 for those not named."""
 
 
 class EngineSpec(Section):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import time
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.access import AuthSpec, LimitsSpec
@@ -14,7 +18,7 @@ from fastserve_ray.spec.keys import hash_of
 from fastserve_ray.spec.serve import ServeSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
@@ -25,6 +29,8 @@ keys:
   - {{name: bob, sha256: {hash_of("bob's")}, requests_per_minute: 2, group: guests}}
   - {{name: carol, sha256: {hash_of("carol's")}, tokens_per_minute: 100}}
   - {{name: dave, sha256: {hash_of("dave's")}, models: []}}
+  - {{name: erin, sha256: {hash_of("erin's")}, max_concurrent_requests: 1}}
+  - {{name: flood, sha256: {hash_of("flood's")}}}
 """
 LONG: dict[str, Any] = {"model": "tiny", "prompt": "the cat", "max_tokens": 2000, "temperature": 0}
 
@@ -34,10 +40,27 @@ def guarded(ray_cluster: str, generator_folder: Path, tmp_path_factory: pytest.T
     file = tmp_path_factory.mktemp("keys") / "keys.yaml"
     file.write_text(KEYS)
     limits = LimitsSpec(max_body_bytes=10_000, max_prompt_tokens=50, max_choices=3)
-    spec = ServeSpec(port=0, auth=AuthSpec(keys_file=str(file)), limits=limits)
+    auth = AuthSpec(keys_file=str(file))
+    spec = ServeSpec(port=0, auth=auth, limits=limits, max_ongoing_requests=8, max_queued_requests=8)
     served = deploy(generator_folder, "text-generation", "tiny", spec)
     yield served
     served.shutdown()
+
+
+def gauges(served: ServedApp) -> dict[str, float]:
+    """Of one moment, added up over replicas."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(httpx.get(f"{served.url}/metrics").text):
+        for sample in family.samples:
+            found[sample.name] = found.get(sample.name, 0.0) + sample.value
+    return found
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
 
 
 def client(served: ServedApp, key: str) -> openai.OpenAI:
@@ -110,3 +133,55 @@ def test_a_request_ends_at_its_own_deadline(guarded: ServedApp) -> None:
     with pytest.raises(openai.InternalServerError) as late:
         complete(guarded, "alice's", extra_headers=headers, max_tokens=2000, n=3)
     assert (late.value.status_code, late.value.code) == (504, "timeout")
+    wait_until(lambda: gauges(guarded)["fastserve_num_requests_running"] == 0, "the engine goes on after the deadline")
+
+
+def test_a_client_that_leaves_frees_its_place_its_slot_and_its_blocks(guarded: ServedApp) -> None:
+    """The key may have one request in flight. Slot and blocks are free together: no page shows one without the other
+    after the step in which the request went."""
+    body = {**LONG, "stream": True}
+    headers = {"authorization": "Bearer erin's"}
+    with httpx.stream("POST", f"{guarded.url}/v1/completions", json=body, headers=headers) as response:
+        parts = response.iter_bytes()  # kept: httpx closes the connection with the iterator
+        next(parts)
+        assert gauges(guarded)["fastserve_num_requests_running"] == 1
+        with pytest.raises(openai.RateLimitError) as second:
+            complete(guarded, "erin's")
+        assert second.value.code == "too_many_concurrent_requests"
+    pages: list[dict[str, float]] = []
+
+    def is_gone() -> bool:
+        pages.append(gauges(guarded))
+        return pages[-1]["fastserve_num_requests_running"] == 0
+
+    wait_until(is_gone, "the request that was left still runs")
+    assert pages[-1]["fastserve_kv_tokens_used"] == 0
+    assert complete(guarded, "erin's").usage.completion_tokens == 4
+
+
+async def test_a_key_that_floods_is_turned_away_and_another_is_served(guarded: ServedApp) -> None:
+    """Of 30 long requests of one key 6 run, 8 wait and 16 are turned away, whatever is asked next by another key is
+    let in at once, and answered while the flood goes on."""
+    async with httpx.AsyncClient(base_url=guarded.url, timeout=120, limits=httpx.Limits(max_connections=100)) as http:
+
+        async def ask(key: str, **fields: Any) -> httpx.Response:
+            headers = {"authorization": f"Bearer {key}'s"}
+            return await http.post("/v1/completions", json={**LONG, **fields}, headers=headers)
+
+        flood = [asyncio.create_task(ask("flood")) for _ in range(30)]
+        async with asyncio.timeout(60):
+            for ended in itertools.islice(asyncio.as_completed(flood), 16):
+                await ended
+        light = await ask("alice", max_tokens=4)
+        unfinished = [task for task in flood if not task.done()]
+        refused = [task.result() for task in flood if task.done() and task.result().status_code != 200]
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)
+    assert light.status_code == 200
+    assert len(unfinished) >= 8, "those that wait, at least, were overtaken"
+    assert len(refused) == 16
+    for response in refused:
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
+        assert 1 <= int(response.headers["retry-after"]) <= 60
+    wait_until(lambda: gauges(guarded)["fastserve_num_requests_running"] == 0, "the flood goes on without its clients")

@@ -6,9 +6,11 @@ import pytest
 
 from fastserve_ray.errors import ArtifactError, ModelError
 from fastserve_ray.serve.app import ServeTarget, deployment_name
+from fastserve_ray.serve.auth.access import Access
 from fastserve_ray.serve.source import ModelSource
-from fastserve_ray.serve.targets import further_targets, with_version
-from fastserve_ray.spec.serve import AutoscalingSpec, EngineSpec, FurtherModelSpec, ServeSpec
+from fastserve_ray.serve.targets import further_targets, with_shares, with_version
+from fastserve_ray.spec.keys import ApiKey, hash_of
+from fastserve_ray.spec.serve import AutoscalingSpec, EngineSpec, FurtherModelSpec, SchedulerSpec, ServeSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,3 +68,18 @@ def test_a_version_changes_with_what_a_replica_is_started_with(tmp_path: Path) -
     (tmp_path / "config.json").write_text("{ }")
     different.append(version())
     assert len(set(different)) == len(different)
+
+
+def test_with_keys_the_engine_is_fair_by_their_weights_unless_told_otherwise() -> None:
+    access = Access((ApiKey(name="a", sha256=hash_of("a"), weight=2.0), ApiKey(name="b", sha256=hash_of("b"))))
+
+    def scheduler(access: Access, **scheduler: Any) -> SchedulerSpec:
+        spec = ServeSpec(engine=EngineSpec(scheduler=SchedulerSpec(**scheduler)))
+        target = ServeTarget(ModelSource("m"), "text-generation", "m", spec)
+        return with_shares(target, access).spec.engine.scheduler
+
+    fair = scheduler(access)
+    assert (fair.policy, fair.weights) == ("fair", {"a": 2.0, "b": 1.0})
+    assert scheduler(access, weights={"a": 5.0}).weights == {"a": 5.0, "b": 1.0}
+    assert scheduler(access, policy="srpt").policy == "srpt"
+    assert scheduler(Access()).policy == "fcfs"

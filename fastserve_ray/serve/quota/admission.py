@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import Counter
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.serve.auth.caller import current_caller
 from fastserve_ray.serve.auth.table import check_model
 from fastserve_ray.serve.calls import GenerateCall
-from fastserve_ray.serve.failures import Failure, RequestFailed, invalid
+from fastserve_ray.serve.failures import Failure, RequestFailed, invalid, overloaded, timed_out
 from fastserve_ray.serve.quota.cost import estimate, used
 from fastserve_ray.serve.quota.drain import Drain
+from fastserve_ray.serve.quota.gate import Gate, QueueFull
 from fastserve_ray.serve.quota.headers import limit_headers, rate_limited
 from fastserve_ray.serve.quota.keeper import LocalKeeper
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from fastserve_ray.serve.quota.keeper import Keeper
     from fastserve_ray.spec.access import LimitsSpec
 
+TOO_MANY = "too many requests are waiting for this model; try again later"
+
 
 class Admission:
     """One for a process that answers HTTP.
@@ -34,48 +38,85 @@ class Admission:
 
     def __init__(self, keeper: Keeper | None = None) -> None:
         self.keeper = keeper or LocalKeeper()
-        self._drains: dict[tuple[str, str], Drain] = {}
-        """By model and key."""
-        self._num_in_flight: Counter[str] = Counter()
-        """By key."""
+        self._drains: dict[tuple[str, str | None], Drain] = {}
+        """By model and key; None: all keys."""
+        self._gates: dict[str, Gate] = {}
+        """By model, where the queue is fair."""
+        self._num_in_flight: Counter[tuple[str, str]] = Counter()
+        """By model and key: let in, or waiting at the gate."""
 
     async def admit(self, model: ServedModel, call: Any) -> Ticket:
-        """Let a call of the current caller in.
+        """Let a call of the current caller in, when it is its turn.
 
         Raises:
             RequestFailed: 403, the key may not ask this model; 400, it asks for more than is allowed; 429, the key has
-                used up what it may.
+                used up what it may; 503, too many requests wait; 504, its time was over before its turn.
         """
         caller = current_caller()
         check_model(caller.key, model.name)
         _check_size(call, model.limits)
         self._check_in_flight(caller, model)
-        self._num_in_flight[caller.name] += 1
-        try:
-            num_tokens = estimate(call)
-            verdict = await self.keeper.take(caller.name, model.name, num_tokens)
+        ticket = Ticket(self, caller, model, call, estimate(call))
+        with ExitStack() as undo:
+            self._num_in_flight[model.name, caller.name] += 1
+            undo.callback(self.leave, model.name, caller.name)
+            verdict = await self.keeper.take(caller.name, model.name, ticket.num_taken)
             caller.headers.update(limit_headers(verdict))
             if verdict.lacking is not None:
                 raise RequestFailed(rate_limited(caller.name, verdict))
-        except BaseException:
-            self._num_in_flight[caller.name] -= 1
-            raise
-        return Ticket(self, caller, model, call, num_tokens)
+            undo.callback(self.keeper.settle, caller.name, model.name, ticket.num_taken, 0, 0)
+            await self._enter(ticket)
+            undo.pop_all()
+        return ticket
 
-    def drain(self, model: str, key: str) -> Drain:
+    def gate(self, model: ServedModel) -> Gate | None:
+        """None where Serve's own queue is the only one."""
+        if not model.has_fair_queue:
+            return None
+        if model.name not in self._gates:
+            self._gates[model.name] = Gate(model.max_ongoing_requests, model.max_queued_requests)
+        return self._gates[model.name]
+
+    def drain(self, model: str, key: str | None = None) -> Drain:
+        """How fast requests end: of a key, or of all."""
         return self._drains.setdefault((model, key), Drain())
 
-    def num_in_flight(self, key: str) -> int:
-        """Requests of a key that have been let in and not ended."""
-        return self._num_in_flight[key]
+    def num_in_flight(self, model: str) -> int:
+        """Requests for a model that have not ended, those that wait among them."""
+        return sum(count for (name, _), count in self._num_in_flight.items() if name == model)
 
-    def leave(self, key: str) -> None:
-        self._num_in_flight[key] -= 1
+    def leave(self, model: str, key: str) -> None:
+        self._num_in_flight[model, key] -= 1
+        if not self._num_in_flight[model, key]:
+            del self._num_in_flight[model, key]
+
+    def retry_after_s(self, model: str, num_ahead: int) -> int:
+        """For a request that finds ``num_ahead`` others before it."""
+        return self.drain(model).retry_after_s(num_ahead, asyncio.get_running_loop().time())
+
+    async def _enter(self, ticket: Ticket) -> None:
+        gate = self.gate(ticket.model)
+        if gate is None:
+            return
+        key, model = ticket.caller.key, ticket.model.name
+        weight = key.weight if key is not None else 1.0
+        start = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(ticket.deadline):
+                await gate.enter(ticket.share_key, weight=weight, cost=1.0 + ticket.num_taken)
+        except QueueFull as full:
+            now = asyncio.get_running_loop().time()
+            seconds = self.drain(model, ticket.caller.name).retry_after_s(full.num_ahead, now)
+            raise RequestFailed(overloaded(TOO_MANY, seconds)) from full
+        except TimeoutError as error:
+            raise RequestFailed(timed_out(ticket.allowed_s)) from error
+        ticket.queued_s = asyncio.get_running_loop().time() - start
 
     def _check_in_flight(self, caller: Caller, model: ServedModel) -> None:
         own = caller.key.max_concurrent_requests if caller.key is not None else None
         limit = own or model.limits.max_concurrent_requests
-        if limit is None or self._num_in_flight[caller.name] < limit:
+        num_in_flight = sum(count for (_, key), count in self._num_in_flight.items() if key == caller.name)
+        if limit is None or num_in_flight < limit:
             return
         whose = f"the key {caller.name!r} has" if caller.key is not None else "there are"
         message = f"{whose} {limit} requests in flight, as many as it may; try again when one has ended"
@@ -90,11 +131,14 @@ class Ticket:
 
     def __init__(self, admission: Admission, caller: Caller, model: ServedModel, call: Any, num_taken: int) -> None:
         self._admission = admission
-        self._caller = caller
-        self._model = model
-        self._num_taken = num_taken
         self._answer: object = None
+        self.caller = caller
+        self.model = model
         self.call = call
+        self.num_taken = num_taken
+        """Tokens, by the estimate."""
+        self.queued_s = 0.0
+        """At the gate."""
         self.deadline = caller.deadline(model.request_timeout_s, asyncio.get_running_loop().time())
         """On the event loop's clock."""
 
@@ -104,16 +148,21 @@ class Ticket:
             return self.call
         return dataclasses.replace(
             self.call,
-            share_key=self._caller.name or self.call.share_key,
+            share_key=self.share_key,
             timeout_s=max(0.0, self.deadline - asyncio.get_running_loop().time()),
-            max_prompt_tokens=self._model.limits.max_prompt_tokens,
+            max_prompt_tokens=self.model.limits.max_prompt_tokens,
         )
+
+    @property
+    def share_key(self) -> str:
+        """The key's name; without keys the user that the request names."""
+        return self.caller.name or getattr(self.call, "share_key", "")
 
     @property
     def allowed_s(self) -> float:
         """The time that the request had in all."""
-        timeout_s = self._caller.timeout_s
-        cap_s = self._model.request_timeout_s
+        timeout_s = self.caller.timeout_s
+        cap_s = self.model.request_timeout_s
         return cap_s if timeout_s is None else min(cap_s, timeout_s)
 
     def note(self, answer: object) -> None:
@@ -127,10 +176,14 @@ class Ticket:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         now = asyncio.get_running_loop().time()
-        key, model = self._caller.name, self._model.name
-        self._admission.leave(key)
+        key, model = self.caller.name, self.model.name
+        self._admission.leave(model, key)
         self._admission.drain(model, key).note(now)
-        self._admission.keeper.settle(key, model, self._num_taken, *used(self._answer))
+        self._admission.drain(model).note(now)
+        gate = self._admission.gate(self.model)
+        if gate is not None:
+            gate.leave(self.share_key)
+        self._admission.keeper.settle(key, model, self.num_taken, *used(self._answer))
 
 
 def _check_size(call: Any, limits: LimitsSpec) -> None:
