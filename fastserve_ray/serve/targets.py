@@ -32,6 +32,7 @@ OUTSIDE = {
     "route_prefix",
     "sample_prompt",
     "auth",
+    "cors_origins",
     "limits",
 }
 """Keys that a replica does not see: Serve or the ingress keeps to them."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fastserve_ray.spec.access import AuthSpec, LimitsSpec
-from fastserve_ray.spec.base import NonNegativeInt, PositiveFloat, PositiveInt, Section, Words
+from fastserve_ray.spec.base import ListInput, NonNegativeInt, PositiveFloat, PositiveInt, Section, Words
 from fastserve_ray.spec.model import TaskName
 from fastserve_ray.spec.train import WorkerResources
 
@@ -143,6 +143,8 @@ class ServeSpec(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0 takes a free port."""
     route_prefix: Annotated[str, Field(pattern=r"^/"), Words("a path that begins with /")] = "/"
+    cors_origins: Annotated[tuple[str, ...], ListInput] = ()
+    """Origins such as https://chat.example.org whose web pages may ask from a browser; "*" for all. Default: none."""
     sample_prompt: str | None = None
     """What ``fastserve run`` asks the endpoint once it is up; default: a prompt of the task."""
 

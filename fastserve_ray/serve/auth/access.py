@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from starlette.middleware.cors import CORSMiddleware
+
 from fastserve_ray.serve.auth.door import Door
 from fastserve_ray.serve.auth.table import KeyTable
 from fastserve_ray.spec.access import LimitsSpec
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from fastserve_ray.spec.keys import ApiKey
     from fastserve_ray.spec.serve import ServeSpec
 
+EXPOSED_HEADERS = ("x-request-id", "openai-processing-ms", "retry-after")
+"""What scripts of a web page may read of an answer."""
+
 
 @dataclass(frozen=True)
 class Access:
@@ -24,6 +29,8 @@ class Access:
     keys: tuple[ApiKey, ...] | None = None
     """None: everybody may ask."""
     max_body_bytes: int = LimitsSpec().max_body_bytes
+    cors_origins: tuple[str, ...] = ()
+    """Web pages of these origins may ask from a browser."""
 
 
 def access_of(spec: ServeSpec) -> Access:
@@ -32,9 +39,17 @@ def access_of(spec: ServeSpec) -> Access:
     Raises:
         SpecError: it cannot be read, or is wrong.
     """
-    return Access(None if spec.auth is None else load_keys(spec.auth), spec.limits.max_body_bytes)
+    return Access(None if spec.auth is None else load_keys(spec.auth), spec.limits.max_body_bytes, spec.cors_origins)
 
 
 def add_door(app: FastAPI, access: Access) -> None:
     keys = None if access.keys is None else KeyTable(access.keys)
     app.add_middleware(Door, keys=keys, max_body_bytes=access.max_body_bytes)
+    if access.cors_origins:  # outside the door: a browser asks first, without a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
