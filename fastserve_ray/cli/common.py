@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastserve_ray.errors import FastServeError, SpecError
+from fastserve_ray.errors import FastServeError, ModelError, Problem, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from fastserve_ray.errors import Problem
     from fastserve_ray.spec.run import RunSpec
 
 INTERRUPTED = 130
@@ -61,6 +60,22 @@ def check_keys(spec: RunSpec) -> None:
         from fastserve_ray.spec.keys import load_keys
 
         load_keys(spec.serve.auth)
+
+
+def check_files(spec: RunSpec) -> None:
+    """Read the short files that a spec names: API keys, and a chat template.
+
+    Raises:
+        SpecError: with every problem of one of them.
+    """
+    from fastserve_ray.spec.template import read_template
+
+    check_keys(spec)
+    if spec.model.chat_template is not None:
+        try:
+            read_template(spec.model.chat_template)
+        except ModelError as error:
+            raise SpecError([Problem(str(error.key), error.what, error.value, allowed=error.allowed)]) from error
 
 
 def print_json(value: JsonValue) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastserve_ray.cli.common import check_keys, json_option, print_json, read_spec, set_option, spec_argument
+from fastserve_ray.cli.common import check_files, json_option, print_json, read_spec, set_option, spec_argument
 from fastserve_ray.errors import FastServeError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def command(spec_file: Path, sets: tuple[str, ...], wait: bool, until: str | Non
     before the model was served.
     """
     spec = read_spec(spec_file, sets)
-    check_keys(spec)
+    check_files(spec)
     from fastserve_ray.run.driver import run
     from fastserve_ray.run.progress import renderer_for
 

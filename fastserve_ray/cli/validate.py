@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastserve_ray.cli.common import check_keys, json_option, print_json, read_spec, set_option, spec_argument
+from fastserve_ray.cli.common import check_files, json_option, print_json, read_spec, set_option, spec_argument
 from fastserve_ray.errors import SpecError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command(spec_file: Path, sets: tuple[str, ...], as_json: bool) -> int:
     """Check FILE and report every problem at once, with line and suggestion. Exit code 2 when there are any."""
     try:
-        check_keys(read_spec(spec_file, sets))
+        check_files(read_spec(spec_file, sets))
     except SpecError as error:
         if not as_json:
             raise

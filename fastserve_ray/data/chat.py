@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from fastserve_ray.errors import DataError, ModelError
+from fastserve_ray.spec.template import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Message = dict[str, str]
 ANSWERER = "assistant"
-KEY = "model.chat_template"
 _MARK = "{% generation"
 _PROBE = "fastserve-answer"
 _SHOWN = 200
@@ -182,25 +181,6 @@ def contents(texts: pa.Array) -> pa.Array:
     """What is said in conversations, without roles: text to learn a vocabulary from."""
     said = ["\n".join(message["content"] for message in parse(text)) for text in texts.to_pylist()]
     return pa.array(said, pa.large_string())
-
-
-def read_template(given: str) -> str:
-    """``model.chat_template``: Jinja text, or the file that holds it.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
-    if "{" in given:
-        return given
-    try:
-        return Path(given).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"cannot read the chat template ({error})",
-            value=given,
-            allowed="Jinja text, or a file that holds it",
-            key=KEY,
-        ) from error
 
 
 def _message(role: str, content: str) -> Message:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,45 +62,81 @@ def prepare_dataset(
     assert spec.data is not None, "the plan has a data stage only with a data section"
     bad, meter = BadRows(spec.data.on_bad_rows, folder / REPORT_FILE), Meter(progress)
     with tempfile.TemporaryDirectory(prefix=".rows-", dir=folder) as scratch:
-        meter.begin("reading")
-        is_classified = spec.model.task == "text-classification"
-        train, validation = gather_splits(spec.data, Path(scratch), bad, meter, with_labels=is_classified)
-        labels = None
-        if is_classified:
-            labels = make_label_map(train.distinct_labels(), train.rows.label_names, spec.model.num_labels)
-        meter.begin("making the tokenizer")
-        is_chat = bool(spec.data.columns.chat)
-        texts = (contents(rows.texts) if is_chat else rows.texts for rows in train.chunks())
-        tokenizer = make_tokenizer(spec.model, texts, train.rows.num_bytes)
-        tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+        rows = _read(spec, Path(scratch), bad, meter)
+        tokenizer = _save_tokenizer(spec, rows.train, folder / TOKENIZER_FOLDER, meter)
         meter.begin("tokenizing")
-        work = _Work(spec, tokenizer, len(train) + len(validation), meter, labels)
-        num_train, num_tokens = work.write(train, folder / TRAIN_FILE, "data.train")
-        num_validation, _ = work.write(validation, folder / VALIDATION_FILE, "data.validation", with_text=True)
-    num_empty = train.rows.num_empty + (validation.rows.num_empty if validation.rows is not train.rows else 0)
+        work = _Work(spec, tokenizer, rows.count, meter, rows.labels)
+        num_train, num_tokens = work.write(rows.train, folder / TRAIN_FILE, "data.train")
+        num_validation, _ = work.write(rows.validation, folder / VALIDATION_FILE, "data.validation", with_text=True)
     info = DatasetInfo(
         task=spec.model.task,
-        label_names=None if labels is None else labels.names,
+        label_names=None if rows.labels is None else rows.labels.names,
         num_train=num_train,
         num_validation=num_validation,
         max_length=spec.data.max_length,
         pad_token_id=tokenizer.pad_token_id,
         vocab_size=len(tokenizer),
         num_tokens=num_tokens,
-        skipped_rows=num_empty + work.num_unanswered,
+        skipped_rows=rows.num_empty + work.num_unanswered,
         cut_rows=work.num_cut,
         bad_rows=bad.num_rows,
         bad_files=bad.num_files,
     )
     write_info(folder, info)
+    _warn_about_losses(warn, bad, work, rows.count)
+    return info
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What was read, in scratch files."""
+
+    train: Split
+    validation: Split
+    labels: LabelMap | None
+    """Of a classifier, from its training rows."""
+
+    @property
+    def count(self) -> int:
+        return len(self.train) + len(self.validation)
+
+    @property
+    def num_empty(self) -> int:
+        """Rows without text; a validation split that is held out comes from the same rows."""
+        is_held_out = self.validation.rows is self.train.rows
+        return self.train.rows.num_empty + (0 if is_held_out else self.validation.rows.num_empty)
+
+
+def _read(spec: RunSpec, scratch: Path, bad: BadRows, meter: Meter) -> _Rows:
+    assert spec.data is not None
+    meter.begin("reading")
+    is_classified = spec.model.task == "text-classification"
+    train, validation = gather_splits(spec.data, scratch, bad, meter, with_labels=is_classified)
+    if not is_classified:
+        return _Rows(train, validation, None)
+    labels = make_label_map(train.distinct_labels(), train.rows.label_names, spec.model.num_labels)
+    return _Rows(train, validation, labels)
+
+
+def _save_tokenizer(spec: RunSpec, train: Split, folder: Path, meter: Meter) -> Any:
+    """Loaded, or learned from the training rows."""
+    assert spec.data is not None
+    meter.begin("making the tokenizer")
+    is_chat = bool(spec.data.columns.chat)
+    texts = (contents(rows.texts) if is_chat else rows.texts for rows in train.chunks())
+    tokenizer = make_tokenizer(spec.model, texts, train.rows.num_bytes)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _warn_about_losses(warn: Callable[[str], None], bad: BadRows, work: _Work, count: int) -> None:
     if not bad.is_empty:
         warn(f"{bad.headline()} and were left out: {bad.listing()}; all of them: {REPORT_FILE} in the artifact")
     if work.num_cut:
         warn(
-            f"{work.num_cut} of {len(train) + len(validation)} conversations are longer than data.max_length "
-            f"({spec.data.max_length}): they were cut, and {work.num_unanswered} without an answer left out"
+            f"{work.num_cut} of {count} conversations are longer than data.max_length ({work.max_length}): "
+            f"they were cut, and {work.num_unanswered} without an answer left out"
         )
-    return info
 
 
 class _Work:
@@ -114,7 +151,7 @@ class _Work:
         self._num_documents = 0
         self._meter = meter
         self._labels = labels
-        self._max_length = spec.data.max_length
+        self.max_length = spec.data.max_length
         self._packers: list[WholePacker] = []
 
     @property
@@ -161,7 +198,7 @@ class _Work:
             "no conversation has an answer within the first max_length tokens",
             value=f"{count} conversations",
             key=key,
-            hint=f"raise data.max_length ({self._max_length})",
+            hint=f"raise data.max_length ({self.max_length})",
         )
 
     def _classified(self, split: Split) -> Iterator[pa.Table]:
@@ -178,7 +215,7 @@ class _Work:
     def _labeled(self, split: Split) -> Iterator[tuple[list[int], int, str]]:
         assert self._labels is not None
         for rows in self._metered(split):
-            ids = self._encoder.encode(rows.texts, max_length=self._max_length)
+            ids = self._encoder.encode(rows.texts, max_length=self.max_length)
             labels = self._labels.ids(rows.labels).to_pylist()
             yield from zip(ids, labels, rows.texts.to_pylist(), strict=True)
 
@@ -192,13 +229,13 @@ class _Work:
         yield from masked_tables(
             self._encoder.tokenizer,
             documents(),
-            max_length=self._max_length,
+            max_length=self.max_length,
             is_paired=is_paired(self._spec),
             seed=self._data.seed,
         )
 
     def _chats(self, split: Split) -> Iterator[pa.Table]:
-        packer = WholePacker(self._max_length)
+        packer = WholePacker(self.max_length)
         self._packers.append(packer)
 
         def packed() -> Iterator[list[Chat]]:
@@ -212,7 +249,7 @@ class _Work:
 
     def _packed(self, split: Split) -> Iterator[pa.Table]:
         documents = (ids for rows in self._metered(split) for ids in self._encoder.encode(rows.texts))
-        rows = pack(documents, self._encoder.tokenizer.eos_token_id, self._max_length)
+        rows = pack(documents, self._encoder.tokenizer.eos_token_id, self.max_length)
         for group in in_groups(rows, lambda row: 4 * sum(len(piece) for piece in row)):
             yield packed_table(group)
 

@@ -6,10 +6,10 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastserve_ray.data.chat import read_template
 from fastserve_ray.errors import ModelError
 from fastserve_ray.models.loading import load_tokenizer
 from fastserve_ray.spec.model import TokenizerSpec
+from fastserve_ray.spec.template import read_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -1,7 +1,7 @@
 """Fingerprints: what identifies an input that lies outside the spec, without reading its content.
 
 A file is known by path, size and time of change, a hub model by id and revision, an artifact by its digest, the
-text inside CPython by Python's version.
+text inside CPython by Python's version. A chat template is read: it is short.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fastserve_ray.errors import FastServeError, Problem, SpecError
 from fastserve_ray.plan.inputs import list_input, reference_kind
 from fastserve_ray.spec.data import FilesSource, HeldOut, PythonDocsSource
+from fastserve_ray.spec.template import is_file_name, read_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,8 +53,8 @@ def fingerprint_inputs(spec: RunSpec) -> dict[str, JsonValue]:
             "model.tokenizer", lambda: _of_model(tokenizer, spec, must_have=("tokenizer.json", "tokenizer_config.json"))
         )
     template = spec.model.chat_template
-    if template is not None and "{" not in template:
-        take("model.chat_template", lambda: _of_files(template))
+    if template is not None and is_file_name(template):
+        take("model.chat_template", lambda: read_template(template))
     if problems:
         raise SpecError(problems)
     return result

@@ -40,6 +40,24 @@ def test_problems_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert problem["file"] == "--set train.batch_siz=3"
 
 
+def test_a_chat_template_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "app.yaml"
+    path.write_text("""
+name: a
+model: {base: gpt2, chat_template: chat.jinja}
+data: {train: {path: chats.jsonl}, columns: {messages: messages}}
+train: {max_steps: 1, batch_size: 1}
+""")
+    outcome = fastserve(capsys, "validate", str(path), "--json")
+    assert outcome.code == 2
+    (problem,) = outcome.data["problems"]
+    assert (problem["key"], problem["value"]) == ("model.chat_template", "chat.jinja")
+    assert "No such file" in problem["message"]
+    given = tmp_path / "chat.jinja"
+    given.write_text("{{ messages }}")
+    assert fastserve(capsys, "validate", str(path), "--set", f"model.chat_template={given}").code == 0
+
+
 def seconds_of(*command: str) -> float:
     start = perf_counter()
     subprocess.run([sys.executable, *command], check=True, capture_output=True)

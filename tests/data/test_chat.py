@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from fastserve_ray.data.chat import ChatEncoder, conversation, conversations, read_template
+from fastserve_ray.data.chat import ChatEncoder, conversation, conversations
 from fastserve_ray.data.packing import WholePacker, chat_table
 from fastserve_ray.data.tokenizer import CHAT_TEMPLATE, train_bpe
 from fastserve_ray.engines.protocol import SamplingParams
@@ -18,9 +18,6 @@ from fastserve_ray.serve.calls import GenerateCall
 from fastserve_ray.serve.prompts import build_requests
 from fastserve_ray.tasks.packed import IGNORED
 from fastserve_ray.tasks.table import load_task
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TURNS = [
     {"role": "system", "content": "Be short."},
@@ -169,15 +166,6 @@ def test_an_instruction_is_a_conversation_of_two_turns(tokenizer: Any) -> None:
 )
 def test_what_is_no_conversation(messages: list[Any]) -> None:
     assert conversation(messages) is None
-
-
-def test_a_template_may_be_a_file(tmp_path: Path) -> None:
-    (tmp_path / "chat.jinja").write_text(MARKED)
-    assert read_template(str(tmp_path / "chat.jinja")) == MARKED
-    assert read_template(MARKED) == MARKED
-    with pytest.raises(ModelError, match="cannot read") as caught:
-        read_template(str(tmp_path / "chat.jinj"))
-    assert caught.value.key == "model.chat_template"
 
 
 def test_conversations_are_packed_whole_and_long_ones_keep_their_start(tokenizer: Any) -> None:
