@@ -12,8 +12,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS
 
+from fastserve_ray.serve.deploy import ServedApp, deploy
+from fastserve_ray.spec.serve import FurtherModelSpec, ServeSpec
+from tests.integration.served import save_classifier, save_embedder
+
 if TYPE_CHECKING:
-    from fastserve_ray.serve.deploy import ServedApp
+    from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
@@ -23,8 +28,31 @@ MAX_TOKENS = 4
 TIMEOUT_S = 60.0
 """A request that takes longer hangs."""
 MESSAGES = [{"role": "user", "content": "hello"}]
+MODELS = {"/v1/classify": "judge", "/v1/rerank": "judge", "/v1/embeddings": "vectors"}
+"""By endpoint; tiny otherwise."""
 CHAT = "POST /v1/chat/completions"
-GENERATIVE = ("POST /v1/completions", CHAT, "POST /tokenize", "POST /detokenize")
+ANSWERED = (
+    "POST /v1/completions",
+    CHAT,
+    "POST /v1/classify",
+    "POST /v1/embeddings",
+    "POST /tokenize",
+    "POST /detokenize",
+)
+
+
+@pytest.fixture(scope="module")
+def app(ray_cluster: str, generator_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApp]:
+    """A model for every endpoint."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("judge", "vectors")}
+    save_classifier(folders["judge"])
+    save_embedder(folders["vectors"])
+    judge = FurtherModelSpec(base=str(folders["judge"]), task="text-classification")
+    vectors = FurtherModelSpec(base=str(folders["vectors"]), task="text-embedding")
+    spec = ServeSpec(port=0, models={"judge": judge, "vectors": vectors})
+    app = deploy(generator_folder, "text-generation", "tiny", spec)
+    yield app
+    app.shutdown()
 
 
 def test_answers_are_those_of_the_openapi_document(app: ServedApp) -> None:
@@ -36,7 +64,7 @@ def test_answers_are_those_of_the_openapi_document(app: ServedApp) -> None:
         _fuzz(operation, GenerationMode.POSITIVE, statuses)
         if operation.body:
             _fuzz(operation, GenerationMode.NEGATIVE, statuses)
-    for label in GENERATIVE:
+    for label in ANSWERED:
         assert statuses[label, 200], f"no request to {label} was right"
         assert statuses[label, 400], f"no request to {label} was wrong"
     assert httpx.get(f"{app.url}/ready").status_code == 200
@@ -70,7 +98,7 @@ def _fuzz(operation: Any, mode: GenerationMode, statuses: Counter[tuple[str, int
 def _ask_the_model_that_is_there(label: str, body: dict[str, Any]) -> None:
     """For a few tokens: most requests would name no model otherwise, or fill the context."""
     if body.get("model") and isinstance(body["model"], str):
-        body["model"] = "tiny"
+        body["model"] = MODELS.get(label.removeprefix("POST "), "tiny")
     for name in ("max_tokens", "max_completion_tokens"):
         if isinstance(body.get(name), int) and body[name] > MAX_TOKENS:
             body[name] = MAX_TOKENS

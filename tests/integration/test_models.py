@@ -27,6 +27,8 @@ pytestmark = pytest.mark.slow
 PROMPT = "the cat sat on the"
 GREEDY: Any = {"temperature": 0, "max_tokens": 24}
 NUM_CLIENTS = 4
+LONG = 1900
+"""Tokens of a stream that goes on while the version changes."""
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,8 @@ def test_no_request_fails_while_a_new_version_takes_over(
     app: ServedApp, client: openai.OpenAI, folders: dict[str, Path], spec: ServeSpec
 ) -> None:
     before, old = _complete(client), replicas(app)
+    long: Any = client.completions.create(model="tiny", prompt=PROMPT, temperature=0, max_tokens=LONG, stream=True)
+    begun = next(long).choices[0].text
     with Load(client) as load:
         again = deploy(folders["new"], "text-generation", "tiny", spec)
         after = _complete(client)
@@ -128,6 +132,9 @@ def test_no_request_fails_while_a_new_version_takes_over(
     assert after != before
     assert load.errors == []
     assert {before} <= set(load.answers) <= {before, after}  # each whole, of one version
+    *_, last = chunks = list(long)
+    assert (begun + "".join(chunk.choices[0].text for chunk in chunks)).startswith(before)
+    assert last.choices[0].finish_reason == "length"
     assert _complete(client, stream=True) == after
     new = replicas(app)
     assert {name for name in old if new[name] != old[name]} == {"tiny"}
