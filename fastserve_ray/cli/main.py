@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, the error class's own (2 for a wrong file or flag), or 130 after Ctrl-C.
     """
     options: dict[str, Any] = {}
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # for a user's own package.module:Class; Ray's workers have it too
     try:
         result = cli.main(args=arguments, prog_name="fastserve", standalone_mode=False, obj=options)
         return result if isinstance(result, int) else 0

@@ -34,6 +34,7 @@ from fastserve_ray.serve.calls import (
     TokenizeCall,
     Tokenized,
 )
+from fastserve_ray.serve.composition import Models, Starter, load_application
 from fastserve_ray.serve.embedding import embedding_answer
 from fastserve_ray.serve.failures import (
     Failure,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from fastserve_ray.serve.gateway import Gateway, ServedModel
+    from fastserve_ray.spec.serve import ApplicationSpec
 
 REQUEST_ID_HEADER = "x-request-id"
 REQUEST_MODELS: dict[str, type[WireRequest]] = {
@@ -73,18 +75,37 @@ REQUEST_MODELS: dict[str, type[WireRequest]] = {
 }
 
 
-def build_api(gateway: Gateway, metrics: ServerMetrics | None = None, access: Access | None = None) -> FastAPI:
-    """The ASGI application of the ingress."""
+def build_api(
+    gateway: Gateway,
+    metrics: ServerMetrics | None = None,
+    access: Access | None = None,
+    application: ApplicationSpec | None = None,
+) -> FastAPI:
+    """The ASGI application of the ingress.
+
+    Args:
+        application: whose routes are served too.
+    """
     metrics = metrics or ServerMetrics(gateway.models)
-    app = FastAPI(title="FastServe-Ray", version=__version__, responses=REFUSED)
+    inference = Inference(gateway, metrics)
+    composed = None if application is None else load_application(application)(Models(inference), **application.settings)
+    starter = None if composed is None else Starter(composed)
+    app = FastAPI(
+        title="FastServe-Ray",
+        version=__version__,
+        responses=REFUSED,
+        lifespan=None if starter is None else starter.lifespan,
+    )
     app.router.route_class = StrictRoute
     add_door(app, access or Access())
     app.add_middleware(Observed, metrics=metrics)
     _add_error_handlers(app)
-    _add_inference(app, Inference(gateway, metrics))
+    _add_inference(app, inference)
+    if composed is not None:
+        app.include_router(composed.routes())
     _add_models(app, gateway)
     add_usage(app, gateway.admission.keeper)
-    _add_operations(app, gateway, metrics)
+    _add_operations(app, gateway, metrics, starter)
     describe(app)
     return app
 
@@ -96,14 +117,54 @@ class Inference:
         self.gateway = gateway
         self._metrics = metrics
 
-    async def complete(self, model: ServedModel, call: GenerateCall, answers: Answers) -> Response:
+    async def complete(self, body: CompletionRequest) -> Response:
+        model = self.gateway.find(body.model, "text-generation")
+        call = GenerateCall(
+            _identity("cmpl"),
+            prompts=body.prompts,
+            max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
+            sampling=body.sampling,
+            priority=body.priority or 0,
+            share_key=body.user or "",
+        )
+        answers = CompletionAnswers(_identity("cmpl", body.request_id), model.name, body.include_usage)
+        if body.stream:
+            return await self._stream(model, call, answers, include_usage=body.include_usage)
+        return json_response(answers.whole(await self._whole(model, call)))
+
+    async def chat(self, body: ChatRequest) -> ChatAnswer:
+        """The whole answer, whether or not ``body`` asks for a stream."""
+        model, call, answers = self._chat_parts(body)
+        return answers.whole(await self._whole(model, call))
+
+    async def chat_response(self, body: ChatRequest) -> Response:
+        if not body.stream:
+            return json_response(await self.chat(body))
+        return await self._stream(*self._chat_parts(body), include_usage=body.include_usage)
+
+    def _chat_parts(self, body: ChatRequest) -> tuple[ServedModel, GenerateCall, ChatAnswers]:
+        model = self.gateway.find(body.model, "text-generation")
+        call = GenerateCall(
+            _identity("chatcmpl"),
+            messages=tuple(message.for_template() for message in body.messages),
+            tools=tuple(tool.for_template() for tool in body.offered_tools),
+            constraint_field="tools" if body.is_call_forced else "response_format",
+            max_tokens=body.token_limit,
+            sampling=body.sampling,
+            priority=body.priority or 0,
+            share_key=body.user or "",
+        )
+        identity = _identity("chatcmpl", body.request_id)
+        return model, call, ChatAnswers(identity, model.name, body.include_usage, body.reader)
+
+    async def _whole(self, model: ServedModel, call: GenerateCall) -> Frame:
         frame: Frame = await self.gateway.call(model, "complete", call)
         if frame.first_token_s is not None:
             self._metrics.first_token.labels(model.name).observe(frame.first_token_s)
         self._metrics.count_tokens(model.name, frame)
-        return json_response(answers.whole(frame))
+        return frame
 
-    async def stream(
+    async def _stream(
         self, model: ServedModel, call: GenerateCall, answers: Answers, *, include_usage: bool
     ) -> Response:
         """The status is sent with the first token, so that a refused request is an error and no broken stream."""
@@ -177,39 +238,11 @@ class Inference:
 def _add_inference(app: FastAPI, inference: Inference) -> None:
     @app.post("/v1/completions", response_model=CompletionAnswer, responses=STREAMED)
     async def completions(body: Annotated[CompletionRequest, Body()]) -> Response:
-        model = inference.gateway.find(body.model, "text-generation")
-        identity = _identity("cmpl", body.request_id)
-        call = GenerateCall(
-            _identity("cmpl"),
-            prompts=body.prompts,
-            max_tokens=body.max_tokens or DEFAULT_MAX_TOKENS,
-            sampling=body.sampling,
-            priority=body.priority or 0,
-            share_key=body.user or "",
-        )
-        answers = CompletionAnswers(identity, model.name, body.include_usage)
-        if body.stream:
-            return await inference.stream(model, call, answers, include_usage=body.include_usage)
-        return await inference.complete(model, call, answers)
+        return await inference.complete(body)
 
     @app.post("/v1/chat/completions", response_model=ChatAnswer, responses=STREAMED)
     async def chat_completions(body: Annotated[ChatRequest, Body()]) -> Response:
-        model = inference.gateway.find(body.model, "text-generation")
-        identity = _identity("chatcmpl", body.request_id)
-        call = GenerateCall(
-            _identity("chatcmpl"),
-            messages=tuple(message.for_template() for message in body.messages),
-            tools=tuple(tool.for_template() for tool in body.offered_tools),
-            constraint_field="tools" if body.is_call_forced else "response_format",
-            max_tokens=body.token_limit,
-            sampling=body.sampling,
-            priority=body.priority or 0,
-            share_key=body.user or "",
-        )
-        answers = ChatAnswers(identity, model.name, body.include_usage, body.reader)
-        if body.stream:
-            return await inference.stream(model, call, answers, include_usage=body.include_usage)
-        return await inference.complete(model, call, answers)
+        return await inference.chat_response(body)
 
     @app.post("/v1/classify", response_model=ClassifyAnswer)
     async def classify(body: Annotated[ClassifyRequest, Body()]) -> Response:
@@ -247,17 +280,19 @@ def _add_models(app: FastAPI, gateway: Gateway) -> None:
         return _card(model)
 
 
-def _add_operations(app: FastAPI, gateway: Gateway, metrics: ServerMetrics) -> None:
+def _add_operations(app: FastAPI, gateway: Gateway, metrics: ServerMetrics, starter: Starter | None) -> None:
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/ready")
     async def ready() -> dict[str, str]:
-        """Every model has a loaded replica."""
+        """Every model has a loaded replica, and the application, if there is one, has started."""
         waiting = [name for name, model in gateway.models.items() if not await gateway.statuses(model)]
         if waiting:
             raise RequestFailed(unavailable(f"no replica is loaded yet of: {', '.join(waiting)}"))
+        if starter is not None and not starter.is_ready:
+            raise RequestFailed(unavailable(f"the application has not started yet: {starter.error}"))
         return {"status": "ready"}
 
     @app.get("/version")

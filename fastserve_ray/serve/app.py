@@ -60,7 +60,8 @@ class ServeTarget:
 
 
 def build_app(targets: Sequence[ServeTarget], access: Access | None = None, *, surge_percent: int = 100) -> Application:
-    """The application of all ``targets`` under one ingress; their names differ.
+    """The application of all ``targets`` under one ingress; their names differ. The first one's spec is that of the
+    application.
 
     Args:
         access: who may ask; default: everybody.
@@ -82,7 +83,14 @@ def build_app(targets: Sequence[ServeTarget], access: Access | None = None, *, s
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
         logging_config=QUIET,
     )
-    return ingress.bind(models, *handles, access=access, ledger=_ledger(access), contents=(tuple(targets), access))
+    return ingress.bind(
+        models,
+        *handles,
+        access=access,
+        ledger=_ledger(access),
+        application=targets[0].spec.application,
+        contents=(tuple(targets), access),
+    )
 
 
 def _ledger(access: Access) -> Application | None:

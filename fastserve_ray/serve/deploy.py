@@ -23,6 +23,7 @@ from fastserve_ray.serve.app import QUIET, ServeTarget, build_app
 from fastserve_ray.serve.auth.access import access_of
 from fastserve_ray.serve.causes import cause_of
 from fastserve_ray.serve.client import Sample, is_ready, sample_request
+from fastserve_ray.serve.composition import load_application
 from fastserve_ray.serve.source import ModelSource
 from fastserve_ray.serve.start import check_placement, ensure_ray, ensure_serve, stop_serve
 from fastserve_ray.serve.targets import check_room, further_targets, surge_percent, with_shares, with_version
@@ -119,7 +120,9 @@ def deploy(
         SpecError: the model cannot be served over so many shards; nothing was started.
         PlacementError: a replica does not fit on any node; nothing was deployed.
         SpecError: the file of API keys is wrong.
-        ServeError: the port is taken, or a replica does not start; the message holds the replica's own error.
+        UnknownNameError: ``serve.application.kind`` cannot be imported.
+        ServeError: the application does not take its settings, the port is taken, or a replica does not start; the
+            message holds the replica's own error.
     """
     if task == "masked-lm":
         raise ServeError(
@@ -130,6 +133,8 @@ def deploy(
         )
     say = on_status or (lambda _: None)
     access = access_of(spec)
+    if spec.application is not None:
+        load_application(spec.application)
     name = spec.model_name or model_name
     targets = [
         ServeTarget(ModelSource(str(model), storage, revision), task, name, spec),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from fastserve_ray.serve.gateway import ServedModel
+    from fastserve_ray.spec.serve import ApplicationSpec
 
 
 @serve.ingress()
@@ -27,6 +28,7 @@ class Ingress:
     handles: Serve's handle of each model's deployment, in the same order.
     access: who may ask.
     ledger: Serve's handle of the ledger of quotas, where keys are asked for.
+    application: whose routes are served too.
     contents: what the application was built from, for whom it is replaced by.
     """
 
@@ -36,8 +38,10 @@ class Ingress:
         *handles: Any,
         access: Access | None = None,
         ledger: Any = None,
+        application: ApplicationSpec | None = None,
         contents: Any = None,
     ) -> None:
+        self._application = application
         self._contents = contents
         names = [model.name for model in models]
         self._access = access or Access()
@@ -47,7 +51,7 @@ class Ingress:
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._gateway, access=self._access)
+        return build_api(self._gateway, access=self._access, application=self._application)
 
     async def contents(self) -> Any:
         """What the application was built from."""

@@ -34,6 +34,7 @@ OUTSIDE = {
     "auth",
     "cors_origins",
     "limits",
+    "application",
 }
 """Keys that a replica does not see: Serve or the ingress keeps to them."""
 

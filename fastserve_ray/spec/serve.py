@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from fastserve_ray.spec.access import AuthSpec, LimitsSpec
 from fastserve_ray.spec.base import ListInput, NonNegativeInt, PositiveFloat, PositiveInt, Section, Words
@@ -115,6 +115,16 @@ class FurtherModelSpec(Section):
     request_timeout_s: PositiveFloat | None = None
 
 
+class ApplicationSpec(Section):
+    """Routes of your own over the models, beside the standard ones."""
+
+    kind: Annotated[str, Field(pattern=r"^[\w.]+:\w+$"), Words("package.module:Class")]
+    """A class that follows ``fastserve_ray.serve.composition.ComposedApplication``. It is found where Python finds
+    modules, and in the folder where the command is started."""
+    settings: dict[str, JsonValue] = {}
+    """What the class takes, by name."""
+
+
 class ServeSpec(Section):
     """What is served, where and with how many replicas."""
 
@@ -123,6 +133,8 @@ class ServeSpec(Section):
     models: dict[Annotated[str, Field(min_length=1)], FurtherModelSpec] = {}
     """Further models of the same application, by their names in ``/v1/models``. A request's ``model`` says which one
     answers; each has replicas of its own."""
+    application: ApplicationSpec | None = None
+    """An application composed of the models, served at the same address."""
     engine: EngineSpec = EngineSpec()
     shards: ShardsSpec = ShardsSpec()
     """One model over several processes, for a model that is too large or too slow for one."""
@@ -155,4 +167,4 @@ class ServeSpec(Section):
             for key, value in self.models[name]
             if value is not None and key not in ("base", "revision", "task")
         }
-        return self.model_copy(update={**overrides, "model_name": name, "models": {}})
+        return self.model_copy(update={**overrides, "model_name": name, "models": {}, "application": None})

@@ -69,8 +69,8 @@ def build_model(family: str = "llama", *, seed: int = 0, **changes: Any) -> Any:
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-def build_classifier(family: str, **changes: Any) -> Any:
-    torch.manual_seed(0)
+def build_classifier(family: str, *, seed: int = 0, **changes: Any) -> Any:
+    torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **{**SHAPE, "intermediate_size": 96, **changes})
     return AutoModelForSequenceClassification.from_config(config).eval()
 

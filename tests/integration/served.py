@@ -42,7 +42,8 @@ def save_embedder(folder: Path) -> Any:
     return model
 
 
-def save_classifier(folder: Path) -> None:
-    model = build_classifier("bert", id2label=LABELS, label2id={name: index for index, name in LABELS.items()})
+def save_classifier(folder: Path, *, seed: int = 0) -> None:
+    label2id = {name: index for index, name in LABELS.items()}
+    model = build_classifier("bert", seed=seed, id2label=LABELS, label2id=label2id)
     model.save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)

@@ -1,0 +1,1 @@
+"""Semantic search: embeddings find candidates, a cross-encoder puts them in order."""
