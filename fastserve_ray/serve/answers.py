@@ -28,7 +28,7 @@ from fastserve_ray.serve.wire.tools import AnswerToolCall, FunctionCall, Functio
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from fastserve_ray.serve.calls import Classified, Frame, Piece, PlaceLogprobs
+    from fastserve_ray.serve.calls import Classified, Frame, Piece
     from fastserve_ray.serve.wire.rerank import RerankRequest
 
 
@@ -64,6 +64,8 @@ class CompletionAnswers:
     model: str
     include_usage: bool = False
     """Chunks then carry ``usage: null``, as OpenAI's do."""
+    continuous_usage: bool = False
+    """Each chunk carries the usage up to its frame."""
     created: int = field(default_factory=_now)
     _told: dict[int, bytes] = field(default_factory=dict)
     """By choice: the bytes of its tokens so far, which tell where the next one begins."""
@@ -78,6 +80,7 @@ class CompletionAnswers:
         return self._answer(choices, usage_of(frame))
 
     def chunks(self, frame: Frame) -> Iterator[CompletionAnswer]:
+        usage = usage_of(frame) if self.continuous_usage else None
         for piece in frame.pieces:
             if piece.text or piece.logprobs or piece.finish_reason is not None:
                 choice = CompletionChoice(
@@ -86,7 +89,7 @@ class CompletionAnswers:
                     logprobs=self._logprobs(piece),
                     finish_reason=piece.finish_reason,
                 )
-                yield self._answer([choice], None)
+                yield self._answer([choice], usage)
 
     def usage_chunk(self, usage: Usage) -> CompletionAnswer:
         return self._answer([], usage)
@@ -113,6 +116,7 @@ class ChatAnswers:
     id: str
     model: str
     include_usage: bool = False
+    continuous_usage: bool = False
     make_reader: Callable[[], Reader] = TextReader
     """What tells calls of tools from text, for each choice."""
     created: int = field(default_factory=_now)
@@ -128,19 +132,26 @@ class ChatAnswers:
         )
 
     def chunks(self, frame: Frame) -> Iterator[ChatChunk]:
-        for piece in frame.pieces:
-            choice = self._streamed.get(piece.index)
-            if choice is None:
-                choice = self._streamed[piece.index] = _StreamedChoice(self.make_reader())
-                yield self._chunk(piece.index, Delta(role="assistant", content=""))
-            is_last = piece.finish_reason is not None
-            deltas = list(choice.deltas(piece.text, is_last=is_last))
-            if piece.logprobs and not deltas:
-                deltas = [Delta(content="")]
-            for at, delta in enumerate(deltas):
-                yield self._chunk(piece.index, delta, logprobs=() if at else piece.logprobs)
-            if is_last:
-                yield self._chunk(piece.index, Delta(), finish_reason=choice.finish_reason(piece.finish_reason))
+        usage = usage_of(frame) if self.continuous_usage else None
+        for choice in (choice for piece in frame.pieces for choice in self._chunk_choices(piece)):
+            yield self._of_choices([choice], usage)
+
+    def _chunk_choices(self, piece: Piece) -> Iterator[ChunkChoice]:
+        index, streamed = piece.index, self._streamed.get(piece.index)
+        if streamed is None:
+            streamed = self._streamed[index] = _StreamedChoice(self.make_reader())
+            role = Delta(role="assistant", content="")
+            yield ChunkChoice(index=index, delta=role, logprobs=None, finish_reason=None)
+        is_last = piece.finish_reason is not None
+        deltas = list(streamed.deltas(piece.text, is_last=is_last))
+        if piece.logprobs and not deltas:
+            deltas = [Delta(content="")]
+        for at, delta in enumerate(deltas):
+            told = chat_logprobs(piece.logprobs) if piece.logprobs and not at else None
+            yield ChunkChoice(index=index, delta=delta, logprobs=told, finish_reason=None)
+        if is_last:
+            reason = streamed.finish_reason(piece.finish_reason)
+            yield ChunkChoice(index=index, delta=Delta(), logprobs=None, finish_reason=reason)
 
     def usage_chunk(self, usage: Usage) -> ChatChunk:
         return self._of_choices([], usage)
@@ -157,18 +168,6 @@ class ChatAnswers:
             logprobs=chat_logprobs(piece.logprobs) if piece.logprobs else None,
             finish_reason=_finish_reason(piece.finish_reason, has_calls=bool(calls)),
         )
-
-    def _chunk(
-        self,
-        index: int,
-        delta: Delta,
-        *,
-        logprobs: Sequence[PlaceLogprobs] = (),
-        finish_reason: str | None = None,
-    ) -> ChatChunk:
-        told = chat_logprobs(logprobs) if logprobs else None
-        choice = ChunkChoice(index=index, delta=delta, logprobs=told, finish_reason=finish_reason)
-        return self._of_choices([choice], None)
 
     def _of_choices(self, choices: list[ChunkChoice], usage: Usage | None) -> ChatChunk:
         chunk = ChatChunk(

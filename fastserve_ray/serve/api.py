@@ -127,7 +127,8 @@ class Inference:
             priority=body.priority or 0,
             share_key=body.user or "",
         )
-        answers = CompletionAnswers(_identity("cmpl", body.request_id), model.name, body.include_usage)
+        identity = _identity("cmpl", body.request_id)
+        answers = CompletionAnswers(identity, model.name, body.include_usage, body.continuous_usage)
         if body.stream:
             return await self._stream(model, call, answers, include_usage=body.include_usage)
         return json_response(answers.whole(await self._whole(model, call)))
@@ -155,7 +156,8 @@ class Inference:
             share_key=body.user or "",
         )
         identity = _identity("chatcmpl", body.request_id)
-        return model, call, ChatAnswers(identity, model.name, body.include_usage, body.reader)
+        answers = ChatAnswers(identity, model.name, body.include_usage, body.continuous_usage, body.reader)
+        return model, call, answers
 
     async def _whole(self, model: ServedModel, call: GenerateCall) -> Frame:
         frame: Frame = await self.gateway.call(model, "complete", call)

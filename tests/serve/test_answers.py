@@ -60,6 +60,14 @@ def test_with_usage_every_chunk_has_the_field_and_the_last_the_numbers() -> None
         assert last["id"] == "c"
 
 
+def test_with_continuous_usage_every_chunk_tells_the_tokens_up_to_it() -> None:
+    for answers in (ChatAnswers("c", "m", True, True), CompletionAnswers("c", "m", True, True)):
+        counts = [chunk["usage"]["completion_tokens"] for chunk in streamed(answers, usage=True)]
+        assert counts == sorted(counts)
+        assert set(counts) == {frame.num_completion_tokens for frame in FRAMES}
+        assert counts[-1] == FRAMES[-1].num_completion_tokens
+
+
 def test_completion_chunks_leave_out_empty_text() -> None:
     chunks = streamed(CompletionAnswers("cmpl-1", "m"))
     assert [(choice["text"], choice["finish_reason"]) for choice in of_choice(chunks, 0)] == [

@@ -220,6 +220,9 @@ def test_a_neutral_number_is_not_a_neutral_flag() -> None:
 def test_stream_options_need_a_stream() -> None:
     assert completion_refusal(stream_options={"include_usage": True}).param == "stream_options"
     assert completion(stream=True, stream_options={"include_usage": True}).include_usage
+    both = {"include_usage": True, "continuous_usage_stats": True}
+    assert completion(stream=True, stream_options=both).continuous_usage
+    assert not completion(stream=True, stream_options={"continuous_usage_stats": True}).continuous_usage
     assert not completion(stream=True).include_usage
 
 

@@ -67,6 +67,8 @@ class StreamOptions(WireRequest):
 
     include_usage: bool = False
     """Send a last chunk without choices that carries the usage."""
+    continuous_usage_stats: bool = False
+    """With ``include_usage``: every chunk carries the usage up to it, as in vLLM."""
     include_obfuscation: Annotated[JsonValue, OnlyNeutral((False,))] = None
 
 

@@ -80,6 +80,10 @@ class SamplingRequest(WireRequest):
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
+    def continuous_usage(self) -> bool:
+        return self.include_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    @property
     def sampling(self) -> SamplingParams:
         """Without ``max_tokens``, whose default depends on the endpoint."""
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
