@@ -16,8 +16,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -26,14 +24,11 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.common import Figure, make_parser, report
 from benchmarks.peers.weights import make_model_folder
 from benchmarks.peers.workload import QUICK_SHAPE
-from fastserve_ray.serve.client import is_ready
-from fastserve_ray.serve.ports import choose_port
+from benchmarks.served import served
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-HOST = "127.0.0.1"
-START_TIMEOUT_S = 180.0
 MEASURES = ("TTFT ms", "TPOT ms", "tokens/s out")
 
 
@@ -50,31 +45,6 @@ class Load:
 FULL = Load(2.0, 40, 128, 64)
 QUICK = Load(2.0, 8, 64, 16)
 Figures = dict[str, float]
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The URL of ``fastserve serve`` on a model folder."""
-    port = choose_port(HOST, 0)
-    command = [sys.executable, "-m", "fastserve_ray.cli.main", "serve", str(folder), "--port", str(port)]
-    with (folder.parent / "serve.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    url = f"http://{HOST}:{port}"
-    try:
-        wait_until_ready(process, url, Path(log.name))
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not is_ready(f"{url}/ready"):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"the server did not start:\n{log.read_text(errors='replace')[-2000:]}")
-        time.sleep(0.5)
 
 
 def ask_fastserve(url: str, load: Load, _: Path, seed: int) -> Figures:
@@ -99,7 +69,7 @@ def guidellm(program: Path, folder: Path) -> Callable[[str, Load, Path, int], Fi
             "--constraint",
             f"kind=max_requests,count={load.num_requests}",
             "--seed",
-            f"kind=static,seed={seed}",
+            f"kind=static,value={seed}",
         ]
         run([*command, "--output", f"kind=json,path={output}"])
         (found,) = json.loads(output.read_text())["benchmarks"]
