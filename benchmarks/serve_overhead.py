@@ -2,11 +2,14 @@
 
 One model, random weights of Qwen2's shape (386.6 million parameters), twice on the same machine: in a process of its
 own, driven by nothing but `step()`, and behind ``fastserve serve``, asked over HTTP by ``fastserve bench``'s client.
-Both have the same settings and threads, and get the same requests: all at once, greedy, end tokens ignored, new prompts
-of tokens each round. They take their rounds in turn; the other one is idle. What the client needs of the processor
-counts against the server, as it runs beside it.
+Both have the same settings and threads, and get the same requests: greedy, end tokens ignored, new prompts of tokens
+each round. They take their rounds in turn; the other one is idle. What the client needs of the processor counts
+against the server, as it runs beside it.
 
-    python -m benchmarks.serve_overhead [--quick] [--streams N] [--threads N] [--rounds N] [--json FILE]
+Two ways to come: all at once, and one after the other, ``--gap`` seconds apart. At once, the engine alone reads all
+prompts in one step, while over HTTP the first that arrives is read alone and the others wait for it.
+
+    python -m benchmarks.serve_overhead [--quick] [--streams N] [--threads N] [--rounds N] [--gap SECONDS] [--json FILE]
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING
@@ -54,23 +57,24 @@ class Round:
 def of_engine(engine: PeerProcess, asked: Sequence[Asked]) -> Round:
     results = engine.run(asked)
     num_tokens = sum(request.length for request in asked)
-    return Round(num_tokens / max(result.seconds for result in results), fmean(result.first for result in results))
+    ttft = fmean(result.first - request.at for result, request in zip(results, asked, strict=True))
+    return Round(num_tokens / max(result.seconds for result in results), ttft)
 
 
 async def of_server(url: str, asked: Sequence[Asked]) -> Round:
     form = Form(MODEL)
     requests = [
-        Request(number, 0.0, len(one.prompt), one.length, form.body(list(one.prompt), one.length))
+        Request(number, one.at, len(one.prompt), one.length, form.body(list(one.prompt), one.length))
         for number, one in enumerate(asked)
     ]
     async with Server(url) as server:
         run = await Driver(server, form.path).open_loop(requests, Run(len(requests)))
     failures = [record.failure for record in run.records if record.failure is not None]
-    if failures or [record.num_output_tokens for record in run.records] != [one.length for one in asked]:
+    if failures or sum(record.num_output_tokens for record in run.records) != sum(one.length for one in asked):
         raise SystemExit(f"the server did not answer as asked: {failures[:1]}")
     last = max(record.event_times[-1] for record in run.records)
-    first = fmean(record.event_times[0] for record in run.records)
-    return Round(sum(one.length for one in asked) / last, first, run.cpu_seconds / run.seconds)
+    ttft = fmean(record.event_times[0] - record.scheduled for record in run.records)
+    return Round(sum(one.length for one in asked) / last, ttft, run.cpu_seconds / run.seconds)
 
 
 def settings(threads: int) -> tuple[str, ...]:
@@ -84,48 +88,71 @@ def settings(threads: int) -> tuple[str, ...]:
     )
 
 
-def measure(workload: Workload, *, is_quick: bool, threads: int, rounds: int) -> dict[str, list[Round]]:
+@dataclass(frozen=True)
+class Ways:
+    """How requests come in a round."""
+
+    workload: Workload
+    gaps: dict[str, float]
+    """Seconds between two of them, by name."""
+
+    def draw(self, vocab_size: int, seed: int) -> dict[str, list[Asked]]:
+        """By name; no two have a prompt in common."""
+        return {
+            name: [
+                replace(asked, at=gap * number)
+                for number, asked in enumerate(self.workload.draw(vocab_size, 1000 * way + seed))
+            ]
+            for way, (name, gap) in enumerate(self.gaps.items())
+        }
+
+
+Pair = tuple[Round, Round]
+"""The engine alone, and over HTTP."""
+
+
+def measure(ways: Ways, *, is_quick: bool, threads: int, rounds: int) -> dict[str, list[Pair]]:
     """Each side's rounds, in turn, after one that warms up."""
     shape = QUICK_SHAPE if is_quick else FULL_SHAPE
-    found: dict[str, list[Round]] = {"engine": [], "over HTTP": []}
+    found: dict[str, list[Pair]] = {name: [] for name in ways.gaps}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / MODEL
         make_model_folder(shape, folder)
-        command = Command(
-            Path(sys.executable),
-            "benchmarks.peers.ours",
-            ("serve", str(folder), str(threads), "fp32"),
-            Path(scratch) / "engine.log",
-        )
+        arguments = ("serve", str(folder), str(threads), "fp32")
+        command = Command(Path(sys.executable), "benchmarks.peers.ours", arguments, Path(scratch) / "engine.log")
         engine = PeerProcess(command, threads=threads, timeout=TIMEOUT_S)
         engine.memory.stop()
         try:
             with served(folder, settings(threads)) as url:
                 for number in range(rounds + 1):
-                    asked = workload.draw(shape.vocab_size, number)
-                    pair = {"engine": of_engine(engine, asked), "over HTTP": asyncio.run(of_server(url, asked))}
-                    print(number, pair, file=sys.stderr, flush=True)
-                    for name, one in pair.items():
-                        found[name] += [one] if number else []
+                    for name, asked in ways.draw(shape.vocab_size, number).items():
+                        pair = of_engine(engine, asked), asyncio.run(of_server(url, asked))
+                        print(number, name, pair, file=sys.stderr, flush=True)
+                        found[name] += [pair] if number else []
         finally:
             engine.stop()
     return found
 
 
-def table(found: dict[str, list[Round]]) -> list[dict[str, Figure]]:
+def table(found: dict[str, list[Pair]]) -> list[dict[str, Figure]]:
+    return [row for name, pairs in found.items() for row in _rows(name, pairs)]
+
+
+def _rows(name: str, pairs: list[Pair]) -> list[dict[str, Figure]]:
     rows: list[dict[str, Figure]] = [
         {
-            "": name,
+            "requests come": name,
+            "": side,
             "tokens/s": median(one.tokens_per_s for one in rounds),
             "mean TTFT ms": 1000 * median(one.mean_ttft_s for one in rounds),
             "client, of a core": median(one.client_cpu_share for one in rounds),
         }
-        for name, rounds in found.items()
+        for side, rounds in zip(("engine", "over HTTP"), zip(*pairs, strict=True), strict=True)
     ]
-    pairs = list(zip(found["engine"], found["over HTTP"], strict=True))
     rows.append(
         {
-            "": "HTTP to engine, median of pairs",
+            "requests come": name,
+            "": "ratio, difference; median of pairs",
             "tokens/s": median(http.tokens_per_s / engine.tokens_per_s for engine, http in pairs),
             "mean TTFT ms": 1000 * median(http.mean_ttft_s - engine.mean_ttft_s for engine, http in pairs),
         }
@@ -135,13 +162,15 @@ def table(found: dict[str, list[Round]]) -> list[dict[str, Figure]]:
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--streams", type=int, default=MAX_NUM_SEQS, help="requests at once")
+    parser.add_argument("--streams", type=int, default=MAX_NUM_SEQS, help="requests of a round")
     parser.add_argument("--threads", type=int, default=2, help="torch threads, of each side")
     parser.add_argument("--rounds", type=int, default=5, help="after one that warms up")
+    parser.add_argument("--gap", type=float, default=0.2, help="seconds between requests that come one by one")
     arguments = parser.parse_args()
     length = QUICK_OUTPUT_TOKENS if arguments.quick else OUTPUT_TOKENS
     workload = Workload("streams", ((PROMPT_TOKENS, length),) * arguments.streams)
-    found = measure(workload, is_quick=arguments.quick, threads=arguments.threads, rounds=arguments.rounds)
+    ways = Ways(workload, {"at once": 0.0, f"each {arguments.gap:g} s": arguments.gap})
+    found = measure(ways, is_quick=arguments.quick, threads=arguments.threads, rounds=arguments.rounds)
     title = f"{arguments.streams} streams, {PROMPT_TOKENS} tokens in, {length} out, {arguments.threads} threads each"
     report(title, table(found), json_file=arguments.json)
 

@@ -27,20 +27,25 @@ class Stopwatch:
 
     def __init__(self, num_requests: int) -> None:
         self._begin = perf_counter()
-        self._seconds: list[list[float]] = [[] for _ in range(num_requests)]
+        self._times: list[list[float]] = [[] for _ in range(num_requests)]
         self._tokens: list[list[int]] = [[] for _ in range(num_requests)]
+
+    @property
+    def seconds(self) -> float:
+        """Since the round began."""
+        return perf_counter() - self._begin
 
     def saw(self, request: int, *tokens: int) -> None:
         """``request`` has these tokens more."""
-        now = perf_counter() - self._begin
-        self._seconds[request] += [now] * len(tokens)
+        now = self.seconds
+        self._times[request] += [now] * len(tokens)
         self._tokens[request] += map(int, tokens)
 
     def results(self) -> list[dict[str, Any]]:
         """Of each request: seconds to the first and to the last token, and the tokens."""
         return [
             {"first": seconds[0], "seconds": seconds[-1], "tokens": tokens}
-            for seconds, tokens in zip(self._seconds, self._tokens, strict=True)
+            for seconds, tokens in zip(self._times, self._tokens, strict=True)
         ]
 
 
@@ -79,7 +84,7 @@ def main(adaptor: Adaptor) -> None:
     engine.run([Asked((1, 2, 3, 4), 1)], Stopwatch(1))
     print(json.dumps({"versions": {name: version(name) for name in adaptor.PACKAGES}}), file=results)
     for line in sys.stdin:
-        asked = [Asked(tuple(prompt), length) for prompt, length in json.loads(line)]
+        asked = [Asked(tuple(prompt), length, at) for prompt, length, at in json.loads(line)]
         watch = Stopwatch(len(asked))
         engine.run(asked, watch)
         print(json.dumps(watch.results()), file=results)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from benchmarks.peers import adaptor
@@ -58,10 +60,15 @@ class _Engine:
     def run(self, asked: Sequence[Asked], watch: adaptor.Stopwatch) -> None:
         from fastserve_ray.engines.protocol import GenerateRequest, SamplingParams
 
-        for number, request in enumerate(asked):
-            sampling = SamplingParams(max_tokens=request.length, temperature=0, ignore_eos=True)
-            self._engine.add_request(GenerateRequest(str(number), request.prompt, sampling))
-        while self._engine.has_work():
+        to_come = deque(sorted(enumerate(asked), key=lambda numbered: numbered[1].at))
+        while to_come or self._engine.has_work():
+            while to_come and to_come[0][1].at <= watch.seconds:
+                number, request = to_come.popleft()
+                sampling = SamplingParams(max_tokens=request.length, temperature=0, ignore_eos=True)
+                self._engine.add_request(GenerateRequest(str(number), request.prompt, sampling))
+            if not self._engine.has_work():
+                time.sleep(max(0.0, to_come[0][1].at - watch.seconds))
+                continue
             for delta in self._engine.step():
                 watch.saw(int(delta.request_id), *delta.token_ids)
 

@@ -29,9 +29,9 @@ class Result:
     """One request's."""
 
     first: float
-    """Seconds until its first token came."""
+    """Seconds from the beginning of the round until its first token came."""
     seconds: float
-    """Seconds until its last token came."""
+    """Seconds until its last token came, likewise."""
     tokens: tuple[int, ...]
 
 
@@ -96,7 +96,7 @@ class PeerProcess:
         self._idle_seconds = self._idle_cpu_seconds = 0.0
 
     def run(self, asked: Sequence[Asked]) -> list[Result]:
-        """Run requests together.
+        """Run requests together; each comes at its time, where the peer takes times, else all at once.
 
         Raises:
             PeerError: it ended, took too long, or did not generate as many tokens as were asked for.
@@ -104,7 +104,9 @@ class PeerProcess:
         assert self._process.stdin is not None
         self._end_idle()
         try:
-            self._process.stdin.write(json.dumps([[request.prompt, request.length] for request in asked]).encode())
+            self._process.stdin.write(
+                json.dumps([[request.prompt, request.length, request.at] for request in asked]).encode()
+            )
             self._process.stdin.write(b"\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:

@@ -36,6 +36,8 @@ class Asked:
     prompt: tuple[int, ...]
     length: int
     """Tokens to generate."""
+    at: float = 0.0
+    """Seconds from the beginning of the round until it comes."""
 
 
 @dataclass(frozen=True)
