@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 180.0
+PRIORITY = {"RAY_worker_niceness": "0"}
+"""Ray's 15 would give way to the client and to whatever else runs, and an engine without Ray would not."""
 
 
 @contextmanager
@@ -31,7 +34,7 @@ def served(folder: Path, settings: Sequence[str] = ()) -> Iterator[str]:
     log = folder.parent / "serve.log"
     with log.open("wb") as file:
         flags = [word for setting in settings for word in ("--set", setting)]
-        process = subprocess.Popen([*command, *flags], stdout=file, stderr=file)
+        process = subprocess.Popen([*command, *flags], stdout=file, stderr=file, env={**os.environ, **PRIORITY})
     url = f"http://{HOST}:{port}"
     try:
         _wait_until_ready(process, url, log)

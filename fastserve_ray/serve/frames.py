@@ -1,8 +1,9 @@
 """Several token streams of one request, merged into frames.
 
-A frame costs one to two milliseconds of a core on its way through Serve. So a replica with many streams sends fewer,
-larger frames: the time between two frames of a request grows with the streams in flight, and all frames together cost
-a bounded part of one core. A request's first frame and its last are never held back.
+A frame costs some milliseconds of a core on its way through Serve: in the replica, the ingress and the proxy. So a
+replica with many streams sends fewer, larger frames: the time between two frames of a request grows with the streams in
+flight, and all frames together cost a bounded part of one core, until a reader would see the text come in jerks. A
+request's first frame and its last are never held back.
 """
 
 from __future__ import annotations
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 
 Spell = Callable[[Sequence[TokenLogprob]], Iterable[PlaceLogprobs]]
 
-FRAME_COST_S = 0.002
-"""Time between two frames of a request, for each stream in flight."""
+FRAME_COST_S = 0.004
+"""Of processor time, in all processes that a frame passes."""
+FRAMES_SHARE = 0.25
+"""What the frames of one replica may cost, as a share of one core."""
+MAX_HOLD_S = 0.25
+"""Between two frames of a request, however many streams there are."""
 
 
 def _no_logprobs(logprobs: Sequence[TokenLogprob]) -> Iterable[PlaceLogprobs]:
@@ -136,7 +141,7 @@ async def merge_streams(
             frame = collector.frame()
             if frame is not None:
                 yield frame
-                await _hold(collector, FRAME_COST_S * num_streams_in_flight())
+                await _hold(collector, hold_seconds(num_streams_in_flight()))
         frame = collector.frame()
         if frame is not None:
             yield frame
@@ -168,6 +173,11 @@ async def until(
             if frame is None:
                 return
             yield frame
+
+
+def hold_seconds(num_streams: int) -> float:
+    """Between two frames of a request. One that is alone is not held back: there is a core for its frames."""
+    return min(MAX_HOLD_S, (num_streams - 1) * FRAME_COST_S / FRAMES_SHARE)
 
 
 async def _hold(collector: _Collector, seconds: float) -> None:

@@ -9,7 +9,15 @@ import pytest
 
 from fastserve_ray.engines.protocol import FinishReason, GenerateDelta, TokenLogprob
 from fastserve_ray.serve.calls import Frame, Piece, PlaceLogprobs, ScoredToken
-from fastserve_ray.serve.frames import StreamFailed, merge_frames, merge_streams
+from fastserve_ray.serve.frames import (
+    FRAME_COST_S,
+    FRAMES_SHARE,
+    MAX_HOLD_S,
+    StreamFailed,
+    hold_seconds,
+    merge_frames,
+    merge_streams,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -66,6 +74,14 @@ async def test_a_busy_replica_sends_fewer_frames() -> None:
     assert len(alone) > 20
     assert len(busy) < 8
     assert merge_frames(busy).pieces == merge_frames(alone).pieces
+
+
+def test_frames_cost_a_bounded_part_of_a_core_and_are_never_late() -> None:
+    assert hold_seconds(1) == 0
+    assert hold_seconds(2) == pytest.approx(FRAME_COST_S / FRAMES_SHARE)
+    for streams in (2, 8, 15):
+        assert (streams - 1) / hold_seconds(streams) * FRAME_COST_S == pytest.approx(FRAMES_SHARE)
+    assert hold_seconds(1000) == MAX_HOLD_S
 
 
 async def test_the_first_frame_is_not_held_back() -> None:
