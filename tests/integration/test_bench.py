@@ -68,4 +68,5 @@ def test_requests_that_do_not_fit_the_model_are_failures(app: ServedApp, capsys:
     outcome = fastserve(capsys, "bench", app.url, *flags)
     assert outcome.code == 1
     assert "refused" in outcome.out
-    assert "at most 2048 tokens" in " ".join(outcome.out.split())
+    assert "400: " in outcome.out
+    assert "2048 tokens" in " ".join(outcome.out.split())
