@@ -16,6 +16,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or it asks the 
 
 pytestmark = pytest.mark.slow
 
+PROMPT = "the cat sat on the"
 MESSAGES: Any = [{"role": "user", "content": "the dog barked"}]
 TOOL: Any = {
     "type": "function",
@@ -38,6 +39,11 @@ def expected(client: openai.OpenAI) -> str:
     text = client.chat.completions.create(model="tiny", messages=MESSAGES, **GREEDY).choices[0].message.content
     assert text
     return str(text)
+
+
+@pytest.fixture(scope="module")
+def completion(client: openai.OpenAI) -> str:
+    return str(client.completions.create(model="tiny", prompt=PROMPT, **GREEDY).choices[0].text)
 
 
 class TestLitellm:
@@ -71,6 +77,13 @@ class TestLitellm:
         assert call.function.arguments.replace(" ", "") in ('{"word":"cat"}', '{"word":"dog"}')
         assert answer.choices[0].finish_reason == "tool_calls"
 
+    def test_completions(self, app: ServedApp, completion: str) -> None:
+        import litellm
+
+        base: Any = {"api_base": f"{app.url}/v1", "api_key": "none", "num_retries": 0}
+        answer: Any = litellm.text_completion(model="text-completion-openai/tiny", prompt=PROMPT, **GREEDY, **base)
+        assert answer.choices[0].text == completion
+
     def test_errors_come_as_its_own(self, ask: Any) -> None:
         import litellm
 
@@ -103,8 +116,16 @@ class TestLangchain:
         assert total.content == expected
         assert total.usage_metadata == whole.usage_metadata
 
-    def test_batches_and_async(self, model: Any, expected: str) -> None:
+    async def test_batches_and_async(self, model: Any, expected: str) -> None:
         assert [message.content for message in model.batch(["the dog barked"] * 3)] == [expected] * 3
+        assert (await model.ainvoke("the dog barked")).content == expected
+
+    def test_completions(self, app: ServedApp, completion: str) -> None:
+        from langchain_openai import OpenAI
+
+        model = OpenAI(model="tiny", base_url=f"{app.url}/v1", api_key="none", max_retries=0, **GREEDY)
+        assert model.invoke(PROMPT) == completion
+        assert "".join(model.stream(PROMPT)) == completion
 
     def test_bound_tools(self, model: Any) -> None:
         answer = model.bind_tools([TOOL], tool_choice="look_up").invoke("the dog barked", max_tokens=200)
