@@ -58,6 +58,40 @@ def take_apart(name: str, thing: object, shared: Sequence[object] = ()) -> Piece
     return Piece(name, file.getvalue(), tuple(pickler.tensors))
 
 
+@dataclass(frozen=True)
+class Outline:
+    """A piece without its tensors."""
+
+    name: str
+    structure: bytes
+    dtypes: tuple[torch.dtype, ...]
+    """Of the tensors."""
+
+
+class Shell:
+    """What `take_apart` took apart, without memory for its tensors: they come and go.
+
+    Attributes:
+        thing: the module. It can be used between `fill` and `empty`.
+    """
+
+    def __init__(self, outline: Outline, shared: Sequence[object] = ()) -> None:
+        self._nothing = [torch.empty(0, dtype=dtype) for dtype in outline.dtypes]
+        places = [nothing.clone() for nothing in self._nothing]
+        unpickler = _Unpickler(io.BytesIO(outline.structure), places, shared)
+        self.thing: Any = unpickler.load()
+        self._holders = [unpickler.parameters.get(at, place) for at, place in enumerate(places)]
+
+    def fill(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Put ``tensors`` in their places; no copy is made."""
+        for holder, tensor in zip(self._holders, tensors, strict=True):
+            holder.data = tensor
+
+    def empty(self) -> None:
+        """Let go of the tensors."""
+        self.fill(self._nothing)
+
+
 def put_together(structure: bytes, tensors: Sequence[torch.Tensor], shared: Sequence[object] = ()) -> Any:
     """What `take_apart` took apart, over ``tensors`` in place. Parameters ask for no gradient."""
     return _Unpickler(io.BytesIO(structure), tensors, shared).load()
@@ -96,7 +130,7 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         self._tensors = tensors
         self._shared = shared
-        self._parameters: dict[int, nn.Parameter] = {}
+        self.parameters: dict[int, nn.Parameter] = {}
 
     def persistent_load(self, pid: tuple[str, int]) -> object:
         kind, at = pid
@@ -104,6 +138,6 @@ class _Unpickler(pickle.Unpickler):
             return self._shared[at]
         if kind == _TENSOR:
             return self._tensors[at]
-        if at not in self._parameters:
-            self._parameters[at] = nn.Parameter(self._tensors[at], requires_grad=False)
-        return self._parameters[at]
+        if at not in self.parameters:
+            self.parameters[at] = nn.Parameter(self._tensors[at], requires_grad=False)
+        return self.parameters[at]

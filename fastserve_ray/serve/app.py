@@ -18,6 +18,7 @@ from fastserve_ray.serve.gateway import ServedModel
 from fastserve_ray.serve.ingress import Ingress
 from fastserve_ray.serve.quota.keeper import QuotaLedger
 from fastserve_ray.serve.replica import ClassifyReplica, GenerateReplica
+from fastserve_ray.serve.stored import weight_servers, with_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,6 +128,7 @@ def served_model(target: ServeTarget, created: int, access: Access) -> ServedMod
 
 def _model_deployment(target: ServeTarget, surge_percent: int) -> Application:
     spec = target.spec
+    source = with_store(target.source, target.task, spec)
     deployment = serve.deployment(
         REPLICAS[target.task],
         name=deployment_name(target.name),
@@ -140,11 +142,12 @@ def _model_deployment(target: ServeTarget, surge_percent: int) -> Application:
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         max_constructor_retry_count=1,  # a model that does not load once does not load twice
         logging_config=QUIET,
+        **weight_servers(source, target.task, spec),
         **replica_count(spec.autoscaling_config),
     )
     deployment._version = target.version  # Serve has no public way to say what has not changed
     shards = () if spec.shards.tensor == 1 else (spec.shards.tensor,)
-    return deployment.bind(target.source, _engine_spec(spec), *shards)
+    return deployment.bind(source, _engine_spec(spec), *shards)
 
 
 def deployment_name(model: str) -> str:

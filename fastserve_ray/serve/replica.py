@@ -23,6 +23,7 @@ from fastserve_ray.serve.failures import Failure, RequestFailed, internal, inval
 from fastserve_ray.serve.frames import StreamFailed, merge_frames, merge_streams, until
 from fastserve_ray.serve.prompts import build_requests, has_chat_template, render, tokenize
 from fastserve_ray.serve.spelling import Spelling
+from fastserve_ray.serve.stored import open_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -195,10 +196,8 @@ class ClassifyReplica:
 
 
 def open_source(source: ModelSource, task: TaskName, spec: EngineSpec) -> Any:
-    from fastserve_ray.engines.table import open_engine
-
     start = perf_counter()
-    engine = open_engine(source.fetch(), task, spec)
+    engine = open_model(source, task, spec)
     logger.info("%s is loaded after %.1f s", source.reference, perf_counter() - start)
     return engine
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastserve_ray.artifacts.registry import Registry
+    from fastserve_ray.serve.stored import StoredWeights
 
 ARTIFACT = "artifact:"
+WEIGHT_FILES = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,8 @@ class ModelSource:
     """URI of the storage that holds the artifact."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
+    stored: StoredWeights | None = None
+    """Where replicas find the weights in memory; None: each loads them."""
 
     def fetch(self) -> str:
         """A local folder, or the hub id. An artifact of a remote storage is downloaded once to a node's cache.
@@ -27,13 +35,30 @@ class ModelSource:
         """
         if not self.reference.startswith(ARTIFACT):
             return self.reference if self.revision is None else self._download()
+        return str(self._registry().fetch(self.reference.removeprefix(ARTIFACT)))
+
+    def weight_bytes(self) -> int | None:
+        """Of the files of weights; None for a hub id, whose size nobody knows before it is fetched.
+
+        Raises:
+            ArtifactError: the artifact is not published.
+        """
+        if self.reference.startswith(ARTIFACT):
+            files = self._registry().get(self.reference.removeprefix(ARTIFACT)).files
+            return sum(entry.size for entry in files if entry.path.endswith(WEIGHT_FILES))
+        folder = Path(self.reference)
+        if not folder.is_dir():
+            return None
+        return sum(path.stat().st_size for path in folder.iterdir() if path.name.endswith(WEIGHT_FILES))
+
+    def _registry(self) -> Registry:
         from fastserve_ray.artifacts.registry import Registry
         from fastserve_ray.errors import ArtifactError
         from fastserve_ray.storage.filesystem import Storage
 
         if self.storage is None:
             raise ArtifactError("an artifact needs its storage", value=self.reference, key="storage")
-        return str(Registry(Storage.open(self.storage)).fetch(self.reference.removeprefix(ARTIFACT)))
+        return Registry(Storage.open(self.storage))
 
     def fetch_folder(self) -> str:
         """A local folder, also of a hub id, which is downloaded to the node's cache.

@@ -10,6 +10,7 @@ from fastserve_ray.spec.access import AuthSpec, LimitsSpec
 from fastserve_ray.spec.base import ListInput, NonNegativeInt, PositiveFloat, PositiveInt, Section, Words
 from fastserve_ray.spec.model import TaskName
 from fastserve_ray.spec.train import WorkerResources
+from fastserve_ray.spec.weights import WeightsSpec
 
 POLICY_NAMES = ("fcfs", "skip-join-mlfq", "srpt", "fair")
 POLICY_PATTERN = rf"^({'|'.join(POLICY_NAMES)}|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
@@ -141,6 +142,7 @@ class ServeSpec(Section):
     autoscaling_config: AutoscalingSpec = AutoscalingSpec()
     resources_per_replica: WorkerResources = WorkerResources()
     """Of a replica, and with ``shards`` of each of its shards."""
+    weights: WeightsSpec = WeightsSpec()
     max_ongoing_requests: PositiveInt = 64
     """Requests in one replica at most; further ones wait in the router."""
     max_queued_requests: PositiveInt = 256

@@ -12,11 +12,12 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayT
 from fastserve_ray.errors import FastServeError, WeightStoreError
 from fastserve_ray.models.pieces import Piece
 from fastserve_ray.weights.capacity import check_room
-from fastserve_ray.weights.objects import tensors_of
+from fastserve_ray.weights.objects import outline_of, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastserve_ray.models.pieces import Outline
     from fastserve_ray.weights.server import StoredPiece
 
 RETRY_S = 0.2
@@ -36,6 +37,8 @@ class WeightClient:
         self._num_shards = num_shards
         self._timeout_s = timeout_s
         self._parts: dict[int, list[StoredPiece]] = {}
+        self._homes: dict[str, int] = {}
+        """Name of a piece -> its shard, which stays the same when a server is lost."""
 
     def read_all(self) -> list[Piece]:
         """Every piece, its tensors in place in this node's object store, to which they come from peers if need be.
@@ -49,6 +52,47 @@ class WeightClient:
             self._retrying(partial(self._part, shard, deadline), shard, deadline)
         check_room(self.num_bytes, "the model's weights")
         return [piece for shard in range(self._num_shards) for piece in self._read_shard(shard, deadline)]
+
+    def outlines(self) -> list[Outline]:
+        """Every piece without its tensors.
+
+        Raises: as `read_all`.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        return [
+            outline_of(stored.header)
+            for shard in range(self._num_shards)
+            for stored in self._retrying(partial(self._part, shard, deadline), shard, deadline)
+        ]
+
+    def read(self, name: str) -> Piece:
+        """One piece, of those that `outlines` gave.
+
+        Raises: as `read_all`.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        shard = self._shard_of(name)
+
+        def read() -> Piece:
+            (stored,) = (each for each in self._part(shard, deadline) if each.header.name == name)
+            return self._read(stored, deadline)
+
+        return self._retrying(read, shard, deadline)
+
+    def check_room_to_stream(self, root: str) -> None:
+        """Refuse to stream where not even the piece ``root`` and two others fit in this node's object store.
+
+        Raises:
+            WeightStoreError: they do not fit.
+        """
+        sizes = {stored.header.name: stored.header.num_bytes for part in self._parts.values() for stored in part}
+        always = sizes.pop(root)
+        check_room(always + sum(sorted(sizes.values())[-2:]), "two layers, the embeddings and the output layer")
+
+    def _shard_of(self, name: str) -> int:
+        if name not in self._homes:
+            self._homes = {stored.header.name: shard for shard, part in self._parts.items() for stored in part}
+        return self._homes[name]
 
     @property
     def num_bytes(self) -> int:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from fastserve_ray.models.pieces import Outline
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -65,6 +67,11 @@ def describe(piece: Piece, max_object_bytes: int = MAX_OBJECT_BYTES) -> PieceHea
         entries.append(TensorEntry(number, position, kind, tuple(tensor.shape), tensor.nbytes))
         position, filled = position + 1, filled + tensor.nbytes
     return PieceHeader(piece.name, piece.structure, tuple(entries))
+
+
+def outline_of(header: PieceHeader) -> Outline:
+    """What a piece is without its tensors."""
+    return Outline(header.name, header.structure, tuple(getattr(torch, entry.dtype) for entry in header.tensors))
 
 
 def objects_of(piece: Piece, header: PieceHeader) -> Iterator[list[np.ndarray]]:

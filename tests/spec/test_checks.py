@@ -163,6 +163,14 @@ def choice(*values: object) -> dict[str, Any]:
             "max_ongoing_requests (64)",
         ),
         ({"serve/engine/max_num_batched_tokens": 8}, "serve.engine.max_num_batched_tokens", "max_num_seqs (16)"),
+        ({"serve/weights": {"stream": True}}, "serve.weights.stream", "from the weight store"),
+        ({"serve/weights": {"store": "on"}, "serve/shards": {"tensor": 2}}, "serve.weights.store", "its own share"),
+        ({"serve/weights": {"store": "off", "shards": 2}}, "serve.weights.shards", "no weight store"),
+        (
+            {"serve/weights": {"store": "on", "stream": True}, "serve/resources_per_replica": {"GPU": 1}},
+            "serve.weights.stream",
+            "to CPUs only",
+        ),
         ({"serve/engine/attention": "flex", "serve/engine/device": "cpu"}, "serve.engine.attention", "needs a GPU"),
         ({"model/task": "masked-lm"}, "serve", "no endpoint"),
         ({"serve/models": {"run": {"base": "x"}}, "name": "run"}, "serve.models.run", "the run's own model"),
@@ -216,6 +224,7 @@ def test_illegal_mixes(changes: Change, key: str, words: str) -> None:
         ({"data/validation": {"path": "a.csv", "format": "text"}}, "data.validation.path", "no label column"),
         ({"data/columns/label": "sentence"}, "data.columns", "same column"),
         ({"serve/engine/int8_output_layer": True}, "serve.engine.int8_output_layer", "no output layer"),
+        ({"serve/weights": {"store": "on", "stream": True}}, "serve.weights.stream", "only layers of generation"),
         ({"verify/max_drop": {"eval_perplexity": 1}}, "verify.max_drop.eval_perplexity", "no such metric"),
     ],
 )

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from fastserve_ray.engines.protocol import AnyEngine, BatchEngine, GenerateEngine
     from fastserve_ray.engines.torch.paged.kernels import PagedKernel
-    from fastserve_ray.models.pieces import Piece
+    from fastserve_ray.engines.torch.streamed import LayerStream, ReadLayer
+    from fastserve_ray.models.pieces import Outline, Piece
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.serve import EngineSpec
 
@@ -71,6 +72,25 @@ def open_stored_engine(pieces: Sequence[Piece], task: TaskName, spec: EngineSpec
     if task == "text-classification":
         return TorchClassifier(model, tokenizer, spec)
     return build_generate_engine(model, tokenizer, spec, is_prepared=True)
+
+
+def open_streamed_engine(
+    root: Piece, layers: Sequence[Outline], read: ReadLayer, spec: EngineSpec
+) -> tuple[GenerateEngine, LayerStream]:
+    """A generate engine on the CPU whose layers' tensors come while it runs; see `streamed`.
+
+    Returns:
+        the engine, and the stream to close after it.
+
+    Raises:
+        EngineError: as `open_stored_engine`, or the model's layers cannot be streamed.
+    """
+    from fastserve_ray.engines.torch.stored import assemble_streamed
+
+    if spec.num_threads is not None:
+        torch.set_num_threads(spec.num_threads)
+    model, tokenizer, stream = assemble_streamed(root, layers, read)
+    return build_generate_engine(model, tokenizer, spec, is_prepared=True), stream
 
 
 def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:

@@ -19,6 +19,7 @@ from torch import nn
 from fastserve_ray.engines.torch.attention import current_step
 from fastserve_ray.engines.torch.linears import PackedInt8Linear, PackedLayer, PackedLinear, PackedMixedLinear
 from fastserve_ray.engines.torch.ragged import RaggedStep
+from fastserve_ray.engines.torch.streamed import StreamedLayer
 from fastserve_ray.errors import EngineError
 from fastserve_ray.native.library import load_library
 
@@ -72,9 +73,15 @@ def fuse_layers(model: Any, layers: Sequence[LayerShape]) -> int:
         return 0
     num_replaced = 0
     for at, (layer, shape) in enumerate(zip(stack, layers, strict=True)):
-        if _fits(layer, shape):
-            stack[at] = FusedLayer(layer, shape, library)
-            num_replaced += 1
+        inner = layer.inner if isinstance(layer, StreamedLayer) else layer
+        if not _fits(inner, shape):
+            continue
+        fused = FusedLayer(inner, shape, library)
+        if isinstance(layer, StreamedLayer):
+            layer.inner = fused
+        else:
+            stack[at] = fused
+        num_replaced += 1
     return num_replaced
 
 
@@ -126,7 +133,12 @@ class FusedLayer(nn.Module):
         self._scaling = float(layer.self_attn.scaling)
         self._num_heads = layer.self_attn.q_proj.out_features // shape.key_dim
         self._head_dim = shape.key_dim
-        self._native = _native_layer(layer, self._num_heads, shape)
+        self._shape = shape
+        self.weights_moved()
+
+    def weights_moved(self) -> None:
+        """Take note of where the layer's tensors are now."""
+        self._native = _native_layer(self.layer, self._num_heads, self._shape)
         self._address = ctypes.addressof(self._native)
 
     def forward(

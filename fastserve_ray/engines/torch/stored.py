@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from fastserve_ray.engines.table import check_model
 from fastserve_ray.engines.torch.linears import layout, pack_linears, quantize_output_layer
+from fastserve_ray.engines.torch.streamed import LayerStream, StreamedLayer
 from fastserve_ray.errors import EngineError
 from fastserve_ray.models.layers import replace_layer
 from fastserve_ray.models.pieces import Piece, put_together, take_apart
@@ -20,8 +22,8 @@ from fastserve_ray.models.pieces import Piece, put_together, take_apart
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import torch
-
+    from fastserve_ray.engines.torch.streamed import ReadLayer
+    from fastserve_ray.models.pieces import Outline
     from fastserve_ray.spec.model import TaskName
 
 ROOT = ""
@@ -106,7 +108,14 @@ def assemble(pieces: Sequence[Piece], device: torch.device) -> tuple[Any, Any]:
         EngineError: the model was prepared for another kind of processor.
     """
     by_name = {piece.name: piece for piece in pieces}
-    root: _Root = _whole(by_name.pop(ROOT))
+    root = _root_of(by_name.pop(ROOT), device)
+    for name, piece in by_name.items():
+        replace_layer(root.model, name, _whole(piece, root.configs))
+    return root.model.eval().to(device), root.tokenizer
+
+
+def _root_of(piece: Piece, device: torch.device) -> _Root:
+    root: _Root = _whole(piece)
     if root.layout is not None and (root.layout != layout() or device.type != "cpu"):
         raise EngineError(
             "the stored weights are packed for another kind of processor",
@@ -115,9 +124,33 @@ def assemble(pieces: Sequence[Piece], device: torch.device) -> tuple[Any, Any]:
             key="serve.weights.store",
             hint="serve on nodes of one kind, or set store: off",
         )
-    for name, piece in by_name.items():
-        replace_layer(root.model, name, _whole(piece, root.configs))
-    return root.model.eval().to(device), root.tokenizer
+    return root
+
+
+def assemble_streamed(root: Piece, layers: Sequence[Outline], read: ReadLayer) -> tuple[Any, Any, LayerStream]:
+    """The model over the piece of `ROOT` in place, on a CPU; its layers' tensors come when they are needed.
+
+    Args:
+        read: gives the tensors of a layer.
+
+    Returns:
+        model, tokenizer, and the stream to close after use.
+
+    Raises:
+        EngineError: the model was prepared for another kind of processor, or its layers are not one list.
+    """
+    whole = _root_of(root, torch.device("cpu"))
+    ordered = sorted(layers, key=lambda outline: int(outline.name.rpartition(".")[2]))
+    if not ordered:
+        raise EngineError(
+            "this model's layers cannot be streamed, since they are not one list",
+            value=type(whole.model).__name__,
+            key="serve.weights.stream",
+        )
+    stream = LayerStream(read, [outline.name for outline in ordered])
+    for at, outline in enumerate(ordered):
+        replace_layer(whole.model, outline.name, StreamedLayer(outline, whole.configs, at, stream))
+    return whole.model.eval(), whole.tokenizer, stream
 
 
 def _whole(piece: Piece, shared: Sequence[Any] = ()) -> Any:

@@ -15,6 +15,7 @@ from fastserve_ray.spec.checks.shards import check_shards
 from fastserve_ray.spec.checks.train import check_train
 from fastserve_ray.spec.checks.tune import check_tune
 from fastserve_ray.spec.checks.tuned_paths import check_tuned_paths
+from fastserve_ray.spec.checks.weights import check_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,6 +34,7 @@ _RULES: tuple[Callable[[RunSpec], Iterable[Finding]], ...] = (
     check_compress,
     check_verify,
     check_serve,
+    check_weights,
     check_shards,
     check_cluster,
 )
