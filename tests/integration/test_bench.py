@@ -69,4 +69,4 @@ def test_requests_that_do_not_fit_the_model_are_failures(app: ServedApp, capsys:
     assert outcome.code == 1
     assert "refused" in outcome.out
     assert "400: " in outcome.out
-    assert "2048 tokens" in " ".join(outcome.out.split())
+    assert "2048" in outcome.out
