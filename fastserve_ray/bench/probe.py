@@ -21,6 +21,8 @@ BUSY = (FailureKind.RATE_LIMITED, FailureKind.OVERLOADED)
 BUSY_TRIES = 5
 WAIT_S = 1.0
 """Between tries when the server does not say how long."""
+MAX_WAIT_S = 60.0
+"""A server that asks to wait longer is not waited for."""
 
 
 async def find_model(server: Server, name: str | None) -> str:
@@ -78,9 +80,10 @@ async def find_form(server: Server, model: str, endpoint: Endpoint, prompt: Prom
         failure = (await send(server, form.path, request, 0.0)).failure
         if failure is None or (failure.kind is FailureKind.EMPTY and failure.status is None):
             return form
-        if failure.kind in BUSY and tries_left:
+        wait_s = WAIT_S if failure.retry_after_s is None else failure.retry_after_s
+        if failure.kind in BUSY and tries_left and wait_s <= MAX_WAIT_S:
             tries_left -= 1
-            await asyncio.sleep(WAIT_S if failure.retry_after_s is None else failure.retry_after_s)
+            await asyncio.sleep(wait_s)
         elif failure.status in (400, 422) and form.extras:
             form = replace(form, extras=_without_refused(form.extras, failure.detail))
         else:

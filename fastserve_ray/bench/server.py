@@ -15,6 +15,7 @@ import aiohttp
 
 from fastserve_ray.bench.records import Failure, FailureKind
 from fastserve_ray.bench.sse import error_message
+from fastserve_ray.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -44,9 +45,14 @@ class Server:
     Args:
         url: with or without ``/v1`` at its end.
         timeout_s: for a whole request of the load.
+
+    Raises:
+        UsageError: the address is none of HTTP.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 600.0) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise UsageError("this is no address of a server", value=url, allowed="http://HOST:PORT", key="URL")
         self.url = url.rstrip("/").removesuffix("/v1")
         self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         self._timeout_s = timeout_s

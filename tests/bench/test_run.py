@@ -102,6 +102,14 @@ async def test_a_small_request_that_is_refused_is_told() -> None:
         await bench(Scripted(answer))
 
 
+async def test_a_server_that_is_busy_for_long_is_not_waited_for() -> None:
+    async def answer(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return error(429, "slow down", **{"retry-after": "3600"})
+
+    with pytest.raises(ServeError, match="slow down"):
+        await bench(Scripted(answer))
+
+
 async def test_the_key_is_sent() -> None:
     script = Scripted()
     await bench(script, api_key="secret")

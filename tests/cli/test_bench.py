@@ -35,6 +35,12 @@ def test_what_is_wrong_is_told(capsys: pytest.CaptureFixture[str], flags: tuple[
     assert outcome.out == ""
 
 
+def test_an_address_without_a_scheme_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = fastserve(capsys, "bench", "localhost:8000")
+    assert outcome.code == 2
+    assert "http://HOST:PORT" in outcome.err
+
+
 def test_a_trace_without_the_columns_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     outcome = fastserve(capsys, "bench", NOBODY, "--trace", str(tmp_path / "t.csv"))
