@@ -20,6 +20,7 @@ from fastserve_ray.errors import FastServeError
 from fastserve_ray.plan.resources import Present
 from fastserve_ray.run.signals import take_sigterm
 from fastserve_ray.run.worker import StageWorker
+from fastserve_ray.serve.environment import set_environment
 from fastserve_ray.storage.lock import FileLock
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class RayRuntime:
         is_local = self._cluster.address == "local"
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        if is_local:
+            set_environment()
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         self._is_borrowed = ray.is_initialized()
         try:

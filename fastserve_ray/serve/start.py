@@ -12,6 +12,7 @@ from ray.exceptions import RayActorError
 
 from fastserve_ray.errors import PlacementError, ServeError
 from fastserve_ray.serve.app import QUIET
+from fastserve_ray.serve.environment import set_environment
 from fastserve_ray.serve.ports import base_url, choose_port
 
 ROUNDING = 1e-4
@@ -32,6 +33,8 @@ def ensure_ray(cluster: ClusterSpec | None, spec: ServeSpec, say: Callable[[str]
         return False
     say("starting Ray")
     choose_port(spec.host, spec.port)  # before the seconds that Ray takes
+    if cluster is None or cluster.address == "local":
+        set_environment()
     options: dict[str, Any] = {"address": "local", "include_dashboard": False}
     if cluster is not None and cluster.address == "local":
         memory = cluster.object_store_memory_mb
