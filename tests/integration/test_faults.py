@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-WHOLE, LONG = 40, 600
-"""Tokens. A stream of the second length goes on for seconds after its first token."""
+WHOLE, LONG = 40, 400
+"""Tokens. A stream of the second length goes on for a second and more after its first token."""
 SHARD, REPLICA, INGRESS = "ShardHost", "ServeReplica:tiny:model-0", "ServeReplica:tiny:ingress"
 SPEC = ServeSpec(port=0, shards=ShardsSpec(tensor=2))
 
@@ -63,8 +63,9 @@ class InFlight:
     """One stream that has begun; then a shard is stopped, and two whole requests and a stream wait in the replica."""
 
     def __init__(self, clients: Clients) -> None:
-        self.begun = clients.begun_stream()
+        wait_for(lambda: num_in_replica("tiny") == 0, 60, "nothing is left of earlier requests")
         self.shard = the_process(SHARD)
+        self.begun = clients.begun_stream()
         self.shard.suspend()
         self.whole = [clients.whole(WHOLE) for _ in range(2)]
         _, self.waiting = clients.stream()
