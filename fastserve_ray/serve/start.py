@@ -55,7 +55,7 @@ def check_placement(spec: ServeSpec) -> None:
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     num_replicas, num_shards = max(1, spec.autoscaling_config.min_replicas), spec.shards.tensor
-    each = {"CPU": spec.resources_per_replica.CPU, "GPU": spec.resources_per_replica.GPU}
+    each = each_of(spec)
     places = sum(places_on(node, each) for node in nodes)
     if places >= num_replicas * num_shards:
         return
@@ -72,6 +72,11 @@ def check_placement(spec: ServeSpec) -> None:
         allowed=f"what the nodes have: {present}",
         key=" or ".join(keys),
     )
+
+
+def each_of(spec: ServeSpec) -> dict[str, float]:
+    """What one shard reserves."""
+    return {"CPU": spec.resources_per_replica.CPU, "GPU": spec.resources_per_replica.GPU}
 
 
 def places_on(node: Mapping[str, float], each: Mapping[str, float]) -> int:

@@ -12,6 +12,7 @@ from fastserve_ray.errors import ArtifactError, ModelError, PlacementError
 from fastserve_ray.plan.inputs import reference_kind
 from fastserve_ray.serve.app import FAIR, ServeTarget
 from fastserve_ray.serve.source import ARTIFACT, ModelSource
+from fastserve_ray.serve.start import each_of, places_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,9 +120,8 @@ def surge_percent(targets: Sequence[ServeTarget]) -> int:
     from ray._private.state import available_resources_per_node
 
     nodes = available_resources_per_node().values()
-    asked = [target.spec.resources_per_replica for target in targets]
     has_room = all(
-        any(node.get("CPU", 0) >= each.CPU and node.get("GPU", 0) >= each.GPU for node in nodes) for each in asked
+        sum(places_on(node, each_of(target.spec)) for node in nodes) >= target.spec.shards.tensor for target in targets
     )
     return 100 if has_room else 0
 

@@ -48,11 +48,13 @@ def the_process(title: str) -> psutil.Process:
 
 
 def num_in_replica(app: str) -> int:
-    """Requests that the only replica of ``app`` has."""
+    """Requests that the only replica of the application and model ``app`` has."""
     from ray.serve._private.constants import SERVE_NAMESPACE
 
+    from fastserve_ray.serve.app import deployment_name
+
     names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
-    (name,) = [name for name in names if name.startswith(f"SERVE_REPLICA::{app}#model-0#")]
+    (name,) = [name for name in names if name.startswith(f"SERVE_REPLICA::{app}#{deployment_name(app)}#")]
     replica = ray.get_actor(name, namespace=SERVE_NAMESPACE)
     return int(ray.get(replica.get_num_ongoing_requests.remote(), timeout=30))
 

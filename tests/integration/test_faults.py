@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastserve_ray.errors import PlacementError, SpecError
+from fastserve_ray.serve.app import deployment_name
 from fastserve_ray.serve.client import is_ready
 from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.serve import ServeSpec, ShardsSpec
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 WHOLE, LONG = 40, 400
 """Tokens. A stream of the second length goes on for a second and more after its first token."""
-SHARD, REPLICA, INGRESS = "ShardHost", "ServeReplica:tiny:model-0", "ServeReplica:tiny:ingress"
+SHARD, REPLICA, INGRESS = "ShardHost", f"ServeReplica:tiny:{deployment_name('tiny')}", "ServeReplica:tiny:ingress"
 SPEC = ServeSpec(port=0, shards=ShardsSpec(tensor=2))
 
 

@@ -47,7 +47,10 @@ def check_models_fit(spec: RunSpec) -> Iterator[Finding]:
         return
     served = [spec.serve, *map(spec.serve.of_further, spec.serve.models)]
     for kind, there in (("CPU", spec.cluster.num_cpus), ("GPU", spec.cluster.num_gpus)):
-        asked = sum(each.autoscaling_config.min_replicas * getattr(each.resources_per_replica, kind) for each in served)
+        asked = sum(
+            each.autoscaling_config.min_replicas * each.shards.tensor * getattr(each.resources_per_replica, kind)
+            for each in served
+        )
         if there is not None and asked > there:
             limit = f"num_{kind.lower()}s"
             yield Finding(
