@@ -114,6 +114,7 @@ def _tag_of(bare: Any, metadata: Sequence[object]) -> str | None:
             return item.tag
     if isinstance(bare, type) and issubclass(bare, BaseModel):
         for name in ("kind", "space"):
-            if name in bare.model_fields:
-                return str(literal_values(bare.model_fields[name].annotation)[0])
+            values = literal_values(bare.model_fields[name].annotation) if name in bare.model_fields else ()
+            if values:  # a kind that is a class's path tells no member from another
+                return str(values[0])
     return None
