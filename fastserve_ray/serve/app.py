@@ -145,9 +145,16 @@ def _model_deployment(target: ServeTarget, surge_percent: int) -> Application:
         **weight_servers(source, target.task, spec),
         **replica_count(spec.autoscaling_config),
     )
-    deployment._version = target.version  # Serve has no public way to say what has not changed
+    deployment._version = replica_version(target, source)  # Serve has no public way to say what has not changed
     shards = () if spec.shards.tensor == 1 else (spec.shards.tensor,)
     return deployment.bind(source, _engine_spec(spec), *shards)
+
+
+def replica_version(target: ServeTarget, source: ModelSource) -> str | None:
+    """With the weight store replicas are others than without it, which may also follow from their number."""
+    if target.version is None or source.stored is None:
+        return target.version
+    return f"{target.version}-stored"
 
 
 def deployment_name(model: str) -> str:

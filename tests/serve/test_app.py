@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from fastserve_ray.serve.app import replica_count, replica_resources, shard_bundles
+from fastserve_ray.serve.app import ServeTarget, replica_count, replica_resources, replica_version, shard_bundles
+from fastserve_ray.serve.source import ModelSource
 from fastserve_ray.serve.start import places_on
+from fastserve_ray.serve.stored import StoredWeights
 from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec, ShardsSpec
 from fastserve_ray.spec.train import WorkerResources
 
@@ -40,6 +44,16 @@ def test_a_sharded_replica_reserves_a_bundle_for_each_shard() -> None:
         "placement_group_bundles": [{"CPU": 0.5, "GPU": 1.0}] * 2,
         "placement_group_strategy": "PACK",
     }
+
+
+def test_replicas_with_the_weight_store_are_another_version() -> None:
+    source = ModelSource("artifact:a", "./runs")
+    stored = replace(source, stored=StoredWeights(1, is_required=True))
+    target = ServeTarget(source, "text-generation", "m", ServeSpec(), version="v")
+    versions = [replica_version(target, source), replica_version(target, stored)]
+    assert versions[0] == "v"
+    assert versions[1] not in (None, "v")
+    assert replica_version(replace(target, version=None), stored) is None
 
 
 @pytest.mark.parametrize(("cpus", "places"), [(1, 3), (1.5, 2), (0.1, 30), (4, 0)])
