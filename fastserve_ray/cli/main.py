@@ -27,6 +27,7 @@ SUMMARIES = {
     "predict": "Ask a model or a served endpoint.",
     "key": "Make an API key for a client of an endpoint.",
     "bench": "Send a load to a served model and measure what it does.",
+    "dashboard": "Print a Grafana dashboard of an endpoint's metrics.",
     "schema": "Print the JSON Schema of the file, for editors.",
     "doctor": "Check this machine: versions, memory, disk, ports.",
 }

@@ -260,4 +260,5 @@ def merge_deltas(first: GenerateDelta, second: GenerateDelta) -> GenerateDelta:
         error=second.error,
         index=second.index,
         logprobs=first.logprobs + second.logprobs,
+        queue_s=second.queue_s,
     )

@@ -149,6 +149,8 @@ class GenerateDelta:
     """Which of the request's ``n`` completions."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """Of each of ``token_ids``, when the request asks for them."""
+    queue_s: float | None = None
+    """Seconds that the request waited for its first step, where the engine knows."""
 
 
 @dataclass(frozen=True)

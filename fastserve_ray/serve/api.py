@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
@@ -87,7 +86,7 @@ def build_api(
         application: whose routes are served too.
     """
     metrics = metrics or ServerMetrics(gateway.models)
-    inference = Inference(gateway, metrics)
+    inference = Inference(gateway)
     composed = None if application is None else load_application(application)(Models(inference), **application.settings)
     starter = None if composed is None else Starter(composed)
     app = FastAPI(
@@ -97,6 +96,7 @@ def build_api(
         lifespan=None if starter is None else starter.lifespan,
     )
     app.router.route_class = StrictRoute
+    gateway.admission.metrics = metrics
     add_door(app, access or Access())
     app.add_middleware(Observed, metrics=metrics)
     _add_error_handlers(app)
@@ -111,11 +111,10 @@ def build_api(
 
 
 class Inference:
-    """Runs a validated request and counts it."""
+    """Runs a validated request."""
 
-    def __init__(self, gateway: Gateway, metrics: ServerMetrics) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
-        self._metrics = metrics
 
     async def complete(self, body: CompletionRequest) -> Response:
         model = self.gateway.find(body.model, "text-generation")
@@ -161,19 +160,14 @@ class Inference:
 
     async def _whole(self, model: ServedModel, call: GenerateCall) -> Frame:
         frame: Frame = await self.gateway.call(model, "complete", call)
-        if frame.first_token_s is not None:
-            self._metrics.first_token.labels(model.name).observe(frame.first_token_s)
-        self._metrics.count_tokens(model.name, frame)
         return frame
 
     async def _stream(
         self, model: ServedModel, call: GenerateCall, answers: Answers, *, include_usage: bool
     ) -> Response:
         """The status is sent with the first token, so that a refused request is an error and no broken stream."""
-        start = perf_counter()
         frames = self.gateway.stream(model, call)
         first = await anext(frames)
-        self._metrics.first_token.labels(model.name).observe(perf_counter() - start)
         events = self._events(model, first, frames, answers, include_usage)
         return StreamingResponse(events, media_type=sse.MEDIA_TYPE, headers=sse.HEADERS)
 
@@ -196,26 +190,22 @@ class Inference:
         except RequestFailed as failed:
             yield sse.event(failed.failure.body(), exclude_unset=False)
         finally:
-            self._metrics.count_tokens(model.name, last)
             await frames.aclose()
 
     async def classify(self, body: ClassifyRequest) -> ClassifyAnswer:
         model = self.gateway.find(body.model, "text-classification")
         result: Classified = await self.gateway.call(model, "classify", ClassifyCall(body.texts))
-        self._metrics.prompt_tokens.labels(model.name).inc(result.num_tokens)
         return classify_answer(_identity("classify"), model.name, result)
 
     async def rerank(self, body: RerankRequest) -> RerankAnswer:
         model = self.gateway.find(body.model, "text-classification")
         result: Classified = await self.gateway.call(model, "classify", ClassifyCall(body.pairs))
-        self._metrics.prompt_tokens.labels(model.name).inc(result.num_tokens)
         return rerank_answer(_identity("rerank"), model.name, body, result)
 
     async def embed(self, body: EmbeddingRequest) -> EmbeddingAnswer:
         model = self.gateway.find(body.model, "text-embedding")
         call = EmbedCall(body.inputs, body.dimensions, cuts=body.truncate_prompt_tokens is not None)
         result: Embedded = await self.gateway.call(model, "embed", call)
-        self._metrics.prompt_tokens.labels(model.name).inc(result.num_tokens)
         return embedding_answer(model.name, result, body.encoding_format)
 
     async def tokenize(self, body: TokenizeRequest) -> TokenizeAnswer:
@@ -304,6 +294,8 @@ def _add_operations(app: FastAPI, gateway: Gateway, metrics: ServerMetrics, star
     @app.get("/metrics", responses=METRICS_PAGE)
     async def metrics_page() -> Response:
         found = [(name, status) for name, model in gateway.models.items() for status in await gateway.statuses(model)]
+        for name, model in gateway.models.items():
+            metrics.queued(name, gateway.admission.num_queued(model))
         return Response(metrics.page(found), headers={"content-type": CONTENT_TYPE})
 
 

@@ -123,6 +123,7 @@ def served_model(target: ServeTarget, created: int, access: Access) -> ServedMod
         spec.max_ongoing_requests,
         spec.max_queued_requests,
         has_fair_queue=access.keys is not None or spec.engine.scheduler.policy == FAIR,
+        request_log=spec.request_log,
     )
 
 

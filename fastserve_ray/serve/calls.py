@@ -139,6 +139,10 @@ class Frame:
     """Over all choices, so far."""
     first_token_s: float | None = None
     """Seconds from the call's arrival in the replica to its first token; in the first frame."""
+    queue_s: float | None = None
+    """Of them, before the engine's first step for it; in the first frame."""
+    last_token_s: float | None = None
+    """Seconds from the call's arrival in the replica to the newest token of this frame."""
 
 
 @dataclass(frozen=True)
@@ -159,3 +163,14 @@ class ReplicaStatus:
     kv_tokens_capacity: int = 0
     has_chat_template: bool = False
     max_model_len: int | None = None
+    num_requests_swapped: int = 0
+    num_preemptions: int = 0
+    """Since the start; so are those below."""
+    prefix_query_tokens: int = 0
+    """Prompt tokens that were looked up in the cache."""
+    prefix_hit_tokens: int = 0
+
+    @property
+    def kv_usage(self) -> float:
+        """0 to 1."""
+        return self.kv_tokens_used / self.kv_tokens_capacity if self.kv_tokens_capacity else 0.0

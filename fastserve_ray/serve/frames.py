@@ -60,6 +60,8 @@ class _Collector:
     ) -> None:
         self._start = perf_counter()
         self._first_token_s: float | None = None
+        self._last_token_s: float | None = None
+        self._queue_s: float | None = None
         self._is_first_frame = True
         self._pending: dict[int, list[GenerateDelta]] = {}
         self._num_prompt_tokens = num_prompt_tokens
@@ -85,8 +87,10 @@ class _Collector:
             self.arrived.set()
 
     def _take(self, index: int, delta: GenerateDelta) -> None:
+        self._last_token_s = perf_counter() - self._start
         if self._first_token_s is None:
-            self._first_token_s = perf_counter() - self._start
+            self._first_token_s = self._last_token_s
+            self._queue_s = delta.queue_s
         self._pending.setdefault(index, []).append(delta)
         self._num_completion_tokens[index] = delta.num_completion_tokens
         self.arrived.set()
@@ -109,6 +113,8 @@ class _Collector:
             self._num_prompt_tokens,
             sum(self._num_completion_tokens),
             self._first_token_s if is_first else None,
+            self._queue_s if is_first else None,
+            self._last_token_s,
         )
 
     def _piece(self, index: int, deltas: Sequence[GenerateDelta]) -> Piece:
@@ -206,4 +212,6 @@ def merge_frames(frames: Sequence[Frame]) -> Frame:
         frames[-1].num_prompt_tokens,
         frames[-1].num_completion_tokens,
         frames[0].first_token_s,
+        frames[0].queue_s,
+        frames[-1].last_token_s,
     )

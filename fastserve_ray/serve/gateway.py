@@ -31,7 +31,7 @@ from fastserve_ray.serve.failures import (
 from fastserve_ray.serve.quota.admission import Admission
 from fastserve_ray.serve.retries import Tries
 from fastserve_ray.serve.routing.work import WorkEstimate
-from fastserve_ray.spec.access import LimitsSpec
+from fastserve_ray.spec.access import LimitsSpec, RequestLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -69,6 +69,7 @@ class ServedModel:
     max_queued_requests: int = 256
     has_fair_queue: bool = False
     """Requests wait at a gate that is fair between keys; otherwise in Serve's queue."""
+    request_log: RequestLog = "off"
 
 
 class Gateway:

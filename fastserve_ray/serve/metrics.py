@@ -1,6 +1,8 @@
-"""The server's metrics in Prometheus' text format: what the ingress counts, and the gauges of the replicas.
+"""The server's metrics in Prometheus' text format: what the ingress counts, and what replicas say of themselves.
 
-Ray Serve's own metrics stay where Ray has them.
+On the port of the API, not through ``ray.util.metrics``: Ray exposes those on a port of every node, chosen at random,
+up to ten seconds old, with every other metric of the cluster. One ingress process answers for an application, so its
+page is whole, and its gauges are of the moment. Ray's and Serve's own metrics stay where Ray has them.
 """
 
 from __future__ import annotations
@@ -8,68 +10,98 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from prometheus_client import CONTENT_TYPE_PLAIN_1_0_0, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from fastserve_ray.serve.metric_table import BY_CLIENT, BY_NAME, METRICS, PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from fastserve_ray.serve.calls import Frame, ReplicaStatus
+    from fastserve_ray.serve.calls import ReplicaStatus
+    from fastserve_ray.serve.observe import Observed
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_1_0_0
-LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-"""Seconds."""
-GAUGES = {
-    "num_requests_running": "Requests that the engine works on",
-    "num_requests_waiting": "Requests that wait in the engine",
-    "kv_tokens_used": "Tokens held in the KV cache",
-    "kv_tokens_capacity": "Tokens that the KV cache can hold",
-}
 
 
 class ServerMetrics:
-    """Counters of one ingress process, from zero for each of ``models``."""
+    """Of one ingress process, from zero for each of ``models``."""
 
     def __init__(self, models: Iterable[str] = ()) -> None:
         self._registry = CollectorRegistry()
-        self.requests = Counter("fastserve_requests", "Answered requests", ["route", "status"], registry=self._registry)
-        self.latency = Histogram(
-            "fastserve_request_duration_seconds",
-            "Time from a request's arrival to the end of its answer",
-            ["route"],
-            buckets=LATENCY_BUCKETS,
-            registry=self._registry,
-        )
-        self.first_token = Histogram(
-            "fastserve_time_to_first_token_seconds",
-            "Time to the first token: as the ingress sees it for streams, as the replica sees it for whole answers",
-            ["model"],
-            buckets=LATENCY_BUCKETS,
-            registry=self._registry,
-        )
-        self.prompt_tokens = Counter(
-            "fastserve_prompt_tokens", "Prompt tokens of answered requests", ["model"], registry=self._registry
-        )
-        self.completion_tokens = Counter(
-            "fastserve_completion_tokens", "Generated tokens that were sent", ["model"], registry=self._registry
-        )
+        self._counters: dict[str, Counter] = {}
+        self._histograms: dict[str, Histogram] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._keys: dict[str, set[str]] = {}
+        """By model, those that have waited: their gauge goes back to 0."""
+        for metric in METRICS:
+            name = PREFIX + metric.name
+            if metric.status is not None:
+                continue
+            if metric.kind == "counter":
+                self._counters[metric.name] = Counter(name, metric.text, metric.labels, registry=self._registry)
+            elif metric.kind == "gauge":
+                self._gauges[metric.name] = Gauge(name, metric.text, metric.labels, registry=self._registry)
+            else:
+                self._histograms[metric.name] = Histogram(
+                    name, metric.text, metric.labels, buckets=metric.buckets, registry=self._registry
+                )
+        self._begin(models)
 
-        for model in models:
-            for metric in (self.first_token, self.prompt_tokens, self.completion_tokens):
-                metric.labels(model)
+    def count(self, name: str, *labels: str, amount: float = 1) -> None:
+        self._counters[name].labels(*labels).inc(amount)
 
-    def count_tokens(self, model: str, frame: Frame | None) -> None:
-        """``frame``: the last one of a request, if there was any."""
-        if frame is not None:
-            self.prompt_tokens.labels(model).inc(frame.num_prompt_tokens)
-            self.completion_tokens.labels(model).inc(frame.num_completion_tokens)
+    def observe(self, name: str, value: float, *labels: str) -> None:
+        self._histograms[name].labels(*labels).observe(value)
+
+    def request_ended(self, seen: Observed) -> None:
+        """A request for a model has ended, whether well or not."""
+        client = (seen.model, seen.key)
+        for reason in seen.finished_reasons:
+            self.count("request_success", *client, reason)
+        if seen.code is not None:
+            self.count("request_failure", *client, seen.code)
+        if seen.num_prompt_tokens:
+            self.count("prompt_tokens", *client, amount=seen.num_prompt_tokens)
+            self.observe("request_prompt_tokens", seen.num_prompt_tokens, *client)
+        if seen.num_generation_tokens:
+            self.count("generation_tokens", *client, amount=seen.num_generation_tokens)
+            self.observe("request_generation_tokens", seen.num_generation_tokens, *client)
+        for name, seconds in seen.seconds().items():
+            self.observe(name, seconds, *client)
+
+    def queued(self, model: str, by_key: dict[str, int]) -> None:
+        """How many of each key wait at a model's gate."""
+        keys = self._keys.setdefault(model, {""})
+        keys |= set(by_key)
+        for key in keys:
+            self._gauges["num_requests_queued"].labels(model, key).set(by_key.get(key, 0))
 
     def page(self, replicas: Iterable[tuple[str, ReplicaStatus]]) -> bytes:
         """The whole page; ``replicas`` with the names of their models."""
-        gauges = CollectorRegistry()
-        by_name = {
-            name: Gauge(f"fastserve_{name}", text, ["model", "replica"], registry=gauges)
-            for name, text in GAUGES.items()
-        }
-        for model, status in replicas:
-            for name, gauge in by_name.items():
-                gauge.labels(model, status.replica).set(getattr(status, name))
-        return generate_latest(self._registry) + generate_latest(gauges)
+        registry = CollectorRegistry()
+        registry.register(_Replicas(list(replicas)))
+        return generate_latest(self._registry) + generate_latest(registry)
+
+    def _begin(self, models: Iterable[str]) -> None:
+        for model in models:
+            for kind in (self._counters, self._histograms, self._gauges):
+                for name, metric in kind.items():
+                    if BY_NAME[name].labels == BY_CLIENT:
+                        metric.labels(model, "")
+
+
+class _Replicas(Collector):
+    """What replicas said when they were asked for this page."""
+
+    def __init__(self, statuses: list[tuple[str, ReplicaStatus]]) -> None:
+        self._statuses = statuses
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        for metric in METRICS:
+            if metric.status is not None:
+                kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+                family = kind(PREFIX + metric.name, metric.text, labels=metric.labels)
+                for model, status in self._statuses:
+                    family.add_metric([model, status.replica], getattr(status, metric.status))
+                yield family

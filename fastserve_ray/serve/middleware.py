@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import MutableHeaders
 
+from fastserve_ray.serve.auth.caller import current_caller
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,8 +47,8 @@ class Observed:
             await self._app(scope, receive, send_observed)
         finally:
             route = route_of(scope)
-            self._metrics.requests.labels(route, str(status)).inc()
-            self._metrics.latency.labels(route).observe(perf_counter() - start)
+            self._metrics.count("requests", route, str(status), current_caller().label)
+            self._metrics.observe("request_duration_seconds", perf_counter() - start, route)
 
 
 def route_of(scope: Scope) -> str:

@@ -111,6 +111,10 @@ class GenerateReplica:
             kv_tokens_capacity=stats.kv_tokens_total,
             has_chat_template=has_chat_template(self._engine.tokenizer),
             max_model_len=self._engine.max_model_len,
+            num_requests_swapped=stats.num_swapped,
+            num_preemptions=stats.num_preemptions,
+            prefix_query_tokens=stats.prompt_tokens,
+            prefix_hit_tokens=stats.prefix_hit_tokens,
         )
 
     async def check_health(self) -> None:

@@ -36,6 +36,7 @@ OUTSIDE = {
     "cors_origins",
     "limits",
     "application",
+    "request_log",
 }
 """Keys that a replica does not see: Serve or the ingress keeps to them."""
 

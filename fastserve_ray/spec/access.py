@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from fastserve_ray.spec.base import PositiveInt, Section
 
+RequestLog = Literal["off", "facts", "texts"]
 MAX_CHOICES = 16
 """Choices for one prompt at most."""
 

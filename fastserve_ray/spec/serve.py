@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from fastserve_ray.spec.access import AuthSpec, LimitsSpec
+from fastserve_ray.spec.access import AuthSpec, LimitsSpec, RequestLog
 from fastserve_ray.spec.base import ListInput, NonNegativeInt, PositiveFloat, PositiveInt, Section, Words
 from fastserve_ray.spec.model import TaskName
 from fastserve_ray.spec.train import WorkerResources
@@ -152,6 +152,9 @@ class ServeSpec(Section):
     x-request-timeout-s."""
     auth: AuthSpec | None = None
     limits: LimitsSpec = LimitsSpec()
+    request_log: RequestLog = "off"
+    """facts: a line of JSON for each request in Serve's log of the ingress: key, model, tokens, seconds, how it ended.
+    texts: with its prompt too."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import openai
 import pytest
+import ray
 from prometheus_client.parser import text_string_to_metric_families
 
+from fastserve_ray.serve.dashboard import dashboard
 from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.access import AuthSpec, LimitsSpec
 from fastserve_ray.spec.keys import hash_of
@@ -19,17 +23,17 @@ from fastserve_ray.spec.serve import ServeSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
 KEYS = f"""
 keys:
   - {{name: alice, sha256: {hash_of("alice's")}, admin: true}}
-  - {{name: bob, sha256: {hash_of("bob's")}, requests_per_minute: 2, group: guests}}
+  - {{name: bob, sha256: {hash_of("bob's")}, requests_per_minute: 2}}
   - {{name: carol, sha256: {hash_of("carol's")}, tokens_per_minute: 100}}
   - {{name: dave, sha256: {hash_of("dave's")}, models: []}}
   - {{name: erin, sha256: {hash_of("erin's")}, max_concurrent_requests: 1}}
+  - {{name: gina, sha256: {hash_of("gina's")}, group: guests}}
   - {{name: flood, sha256: {hash_of("flood's")}}}
 """
 LONG: dict[str, Any] = {"model": "tiny", "prompt": "the cat", "max_tokens": 2000, "temperature": 0}
@@ -41,7 +45,9 @@ def guarded(ray_cluster: str, generator_folder: Path, tmp_path_factory: pytest.T
     file.write_text(KEYS)
     limits = LimitsSpec(max_body_bytes=10_000, max_prompt_tokens=50, max_choices=3)
     auth = AuthSpec(keys_file=str(file))
-    spec = ServeSpec(port=0, auth=auth, limits=limits, max_ongoing_requests=8, max_queued_requests=8)
+    spec = ServeSpec(
+        port=0, auth=auth, limits=limits, max_ongoing_requests=8, max_queued_requests=8, request_log="facts"
+    )
     served = deploy(generator_folder, "text-generation", "tiny", spec)
     yield served
     served.shutdown()
@@ -157,6 +163,55 @@ def test_a_client_that_leaves_frees_its_place_its_slot_and_its_blocks(guarded: S
     wait_until(is_gone, "the request that was left still runs")
     assert pages[-1]["fastserve_kv_tokens_used"] == 0
     assert complete(guarded, "erin's").usage.completion_tokens == 4
+
+
+def test_every_panel_of_the_dashboard_shows_a_metric_of_a_running_server(guarded: ServedApp) -> None:
+    complete(guarded, "gina's")
+    with pytest.raises(openai.PermissionDeniedError):
+        complete(guarded, "dave's")
+    page = httpx.get(f"{guarded.url}/metrics").text
+    samples = {sample.name for family in text_string_to_metric_families(page) for sample in family.samples}
+    for panel in dashboard()["panels"]:
+        for target in panel.get("targets", ()):
+            names = set(re.findall(r"fastserve_\w+", target["expr"]))
+            assert names, target["expr"]
+            assert names <= samples, panel["title"]
+    assert 'key="guests"' in page
+    assert "gina" not in page
+
+
+def test_metrics_are_by_key_and_add_up(guarded: ServedApp) -> None:
+    """The parts of a request's time are no more than the whole."""
+
+    def of_alice() -> dict[str, float]:
+        families = text_string_to_metric_families(httpx.get(f"{guarded.url}/metrics").text)
+        samples = [sample for family in families for sample in family.samples if sample.labels.get("key") == "alice"]
+        return {s.name.removeprefix("fastserve_"): s.value for s in samples if s.name.endswith(("_sum", "_total"))}
+
+    before = of_alice()
+    list(complete(guarded, "alice's", max_tokens=200, stream=True))
+    after = of_alice()
+    took = {name: after[name] - before.get(name, 0.0) for name in after}
+    parts = [f"request_{part}_time_seconds_sum" for part in ("queue", "route", "prefill", "decode")]
+    assert took["generation_tokens_total"] == 200
+    assert all(took[part] >= 0 for part in parts)
+    assert sum(took[part] for part in parts) <= took["e2e_request_latency_seconds_sum"] + 0.01
+    assert took["time_per_output_token_seconds_sum"] == pytest.approx(took["request_decode_time_seconds_sum"] / 199)
+
+
+def test_requests_are_logged_without_their_texts(guarded: ServedApp) -> None:
+    complete(guarded, "alice's", prompt="the dog barked", extra_headers={"x-request-id": "logged-1"})
+    folder = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
+
+    def lines() -> list[str]:
+        texts = [file.read_text() for file in folder.glob("*ingress*")]
+        return [line for text in texts for line in text.splitlines() if '"request_id": "logged-1"' in line]
+
+    wait_until(lambda: bool(lines()), "the log has no line of the request")
+    (line,) = lines()
+    assert '"key": "alice"' in line
+    assert '"generation_tokens": 4' in line
+    assert "barked" not in line
 
 
 async def test_a_key_that_floods_is_turned_away_and_another_is_served(guarded: ServedApp) -> None:

@@ -239,15 +239,15 @@ LONG: dict[str, Any] = {"model": "tiny", "prompt": PROMPT, "max_tokens": CONTEXT
 
 
 def test_a_client_that_leaves_a_stream_frees_the_engine(app: ServedApp) -> None:
-    before = metrics(app)["fastserve_completion_tokens_total"]
+    before = metrics(app)["fastserve_generation_tokens_total"]
     with httpx.stream("POST", f"{app.url}/v1/completions", json={**LONG, "stream": True}) as response:
         parts = response.iter_bytes()  # kept: httpx closes the connection with the iterator
         next(parts)
         assert metrics(app)["fastserve_num_requests_running"] == 16
     assert wait_for(lambda: metrics(app)["fastserve_num_requests_running"] == 0, 2)
     assert metrics(app)["fastserve_kv_tokens_used"] == 0
-    assert wait_for(lambda: metrics(app)["fastserve_completion_tokens_total"] > before, 2)
-    assert metrics(app)["fastserve_completion_tokens_total"] - before < 16 * (CONTEXT - 32) / 2
+    assert wait_for(lambda: metrics(app)["fastserve_generation_tokens_total"] > before, 2)
+    assert metrics(app)["fastserve_generation_tokens_total"] - before < 16 * (CONTEXT - 32) / 2
 
 
 def test_a_client_that_leaves_a_whole_answer_frees_the_engine(app: ServedApp) -> None:
@@ -264,7 +264,7 @@ def test_the_metrics_page(app: ServedApp, client: openai.OpenAI) -> None:
     before = metrics(app)
     answer = complete(client)
     after = metrics(app)
-    assert after["fastserve_completion_tokens_total"] - before["fastserve_completion_tokens_total"] == 12
+    assert after["fastserve_generation_tokens_total"] - before["fastserve_generation_tokens_total"] == 12
     prompt_tokens = after["fastserve_prompt_tokens_total"] - before["fastserve_prompt_tokens_total"]
     assert prompt_tokens == answer.usage.prompt_tokens
     for name in ("fastserve_time_to_first_token_seconds_count", "fastserve_request_duration_seconds_count"):

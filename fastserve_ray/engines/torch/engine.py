@@ -219,4 +219,5 @@ def _delta(
         num_completion_tokens=sequence.num_completion_tokens,
         finish_reason=finish_reason,
         error=error,
+        queue_s=None if sequence.began_at is None else sequence.began_at - sequence.arrived_at,
     )

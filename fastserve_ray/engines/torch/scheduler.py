@@ -115,6 +115,7 @@ class Scheduler:
     def fork(self, sequence: Sequence, child: Sequence) -> None:
         """``child`` goes on from the tokens of ``sequence`` that are read; they share its blocks until one writes."""
         self.add(child)
+        child.began_at = sequence.began_at
         num_blocks = self.pool.blocks_for(sequence.num_computed_tokens)
         blocks = sequence.blocks[:num_blocks]
         self.pool.share(blocks)
@@ -129,6 +130,9 @@ class Scheduler:
         order = self._policy.order(self.sequences.values(), now)
         plan = StepPlan()
         self._fill(plan, order, now)
+        for chunk in plan.chunks:
+            if chunk.sequence.began_at is None:
+                chunk.sequence.began_at = now
         self._note_preemptions(plan)
         if self.host is not None:
             self._swap_ahead(plan, order, now)

@@ -37,6 +37,7 @@ class Sequence:
     __slots__ = (
         "arrival",
         "arrived_at",
+        "began_at",
         "blocks",
         "claim",
         "expected_tokens",
@@ -85,6 +86,8 @@ class Sequence:
         self.arrival = arrival
         self.arrived_at = arrived_at
         """Seconds on the engine's clock."""
+        self.began_at: float | None = None
+        """When its first step was planned."""
         self.max_tokens = max_tokens
         """Completion tokens at most: what was asked, cut to the model's length."""
         self.token_ids: list[int] = list(request.prompt_token_ids)

@@ -38,6 +38,7 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        set_caller(Caller())  # until it is known who asks; one task may answer several requests
         try:
             caller = self._caller(scope)
             body = await self._body(scope, receive)

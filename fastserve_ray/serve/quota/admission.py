@@ -12,20 +12,24 @@ from fastserve_ray.serve.auth.caller import current_caller
 from fastserve_ray.serve.auth.table import check_model
 from fastserve_ray.serve.calls import GenerateCall
 from fastserve_ray.serve.failures import Failure, RequestFailed, invalid, overloaded, timed_out
-from fastserve_ray.serve.quota.cost import estimate, used
+from fastserve_ray.serve.observe import Observed
+from fastserve_ray.serve.quota.cost import estimate
 from fastserve_ray.serve.quota.drain import Drain
 from fastserve_ray.serve.quota.gate import Gate, QueueFull
 from fastserve_ray.serve.quota.headers import limit_headers, rate_limited
 from fastserve_ray.serve.quota.keeper import LocalKeeper
+from fastserve_ray.serve.request_log import log_request
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from fastserve_ray.serve.auth.caller import Caller
     from fastserve_ray.serve.gateway import ServedModel
+    from fastserve_ray.serve.metrics import ServerMetrics
     from fastserve_ray.serve.quota.keeper import Keeper
     from fastserve_ray.spec.access import LimitsSpec
 
+CLIENT_LEFT = "client_left"
 TOO_MANY = "too many requests are waiting for this model; try again later"
 
 
@@ -44,6 +48,9 @@ class Admission:
         """By model, where the queue is fair."""
         self._num_in_flight: Counter[tuple[str, str]] = Counter()
         """By model and key: let in, or waiting at the gate."""
+        self._labels: dict[str, str] = {}
+        """Of API keys, by name."""
+        self.metrics: ServerMetrics | None = None
 
     async def admit(self, model: ServedModel, call: Any) -> Ticket:
         """Let a call of the current caller in, when it is its turn.
@@ -53,21 +60,46 @@ class Admission:
                 used up what it may; 503, too many requests wait; 504, its time was over before its turn.
         """
         caller = current_caller()
-        check_model(caller.key, model.name)
-        _check_size(call, model.limits)
-        self._check_in_flight(caller, model)
         ticket = Ticket(self, caller, model, call, estimate(call))
+        try:
+            check_model(caller.key, model.name)
+            _check_size(call, model.limits)
+            self._check_in_flight(caller, model)
+            await self._take_place(ticket)
+        except BaseException as error:
+            self.ended(ticket, error)
+            raise
+        return ticket
+
+    async def _take_place(self, ticket: Ticket) -> None:
+        key, model = ticket.caller.name, ticket.model.name
         with ExitStack() as undo:
-            self._num_in_flight[model.name, caller.name] += 1
-            undo.callback(self.leave, model.name, caller.name)
-            verdict = await self.keeper.take(caller.name, model.name, ticket.num_taken)
-            caller.headers.update(limit_headers(verdict))
+            self._num_in_flight[model, key] += 1
+            undo.callback(self.leave, model, key)
+            verdict = await self.keeper.take(key, model, ticket.num_taken)
+            ticket.caller.headers.update(limit_headers(verdict))
             if verdict.lacking is not None:
-                raise RequestFailed(rate_limited(caller.name, verdict))
-            undo.callback(self.keeper.settle, caller.name, model.name, ticket.num_taken, 0, 0)
+                raise RequestFailed(rate_limited(key, verdict))
+            undo.callback(self.keeper.settle, key, model, ticket.num_taken, 0, 0)
             await self._enter(ticket)
             undo.pop_all()
-        return ticket
+
+    def ended(self, ticket: Ticket, error: BaseException | None) -> None:
+        """Count and log a request that has ended, well, refused or failed."""
+        if error is not None:
+            ticket.seen.code = _code_of(error)
+        if self.metrics is not None:
+            self.metrics.request_ended(ticket.seen)
+        if ticket.model.request_log != "off":
+            log_request(ticket.caller, ticket.call, ticket.seen, with_texts=ticket.model.request_log == "texts")
+
+    def num_queued(self, model: ServedModel) -> dict[str, int]:
+        """Requests at a model's gate, by the label of their keys."""
+        found: Counter[str] = Counter()
+        gate = self.gate(model)
+        for key, count in gate.waiting_by_key().items() if gate is not None else ():
+            found[self._labels.get(key, "")] += count
+        return dict(found)
 
     def gate(self, model: ServedModel) -> Gate | None:
         """None where Serve's own queue is the only one."""
@@ -100,6 +132,8 @@ class Admission:
             return
         key, model = ticket.caller.key, ticket.model.name
         weight = key.weight if key is not None else 1.0
+        if key is not None:
+            self._labels[key.name] = key.label
         start = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(ticket.deadline):
@@ -110,7 +144,7 @@ class Admission:
             raise RequestFailed(overloaded(TOO_MANY, seconds)) from full
         except TimeoutError as error:
             raise RequestFailed(timed_out(ticket.allowed_s)) from error
-        ticket.queued_s = asyncio.get_running_loop().time() - start
+        ticket.seen.gate_s = asyncio.get_running_loop().time() - start
 
     def _check_in_flight(self, caller: Caller, model: ServedModel) -> None:
         own = caller.key.max_concurrent_requests if caller.key is not None else None
@@ -131,19 +165,20 @@ class Ticket:
 
     def __init__(self, admission: Admission, caller: Caller, model: ServedModel, call: Any, num_taken: int) -> None:
         self._admission = admission
-        self._answer: object = None
         self.caller = caller
         self.model = model
         self.call = call
         self.num_taken = num_taken
         """Tokens, by the estimate."""
-        self.queued_s = 0.0
-        """At the gate."""
-        self.deadline = caller.deadline(model.request_timeout_s, asyncio.get_running_loop().time())
+        clock = asyncio.get_running_loop().time
+        self.deadline = caller.deadline(model.request_timeout_s, clock())
         """On the event loop's clock."""
+        arrived_at = clock() if caller.arrived_at is None else caller.arrived_at
+        self.seen = Observed(model.name, caller.label, arrived_at, clock)
 
     def outgoing(self) -> Any:
-        """The call as the replica gets it: whose share it uses, and the time that is left."""
+        """The call as the replica gets it, now: whose share it uses, and the time that is left."""
+        self.seen.sent()
         if not isinstance(self.call, GenerateCall):
             return self.call
         return dataclasses.replace(
@@ -167,7 +202,7 @@ class Ticket:
 
     def note(self, answer: object) -> None:
         """The newest answer; the last one counts."""
-        self._answer = answer
+        self.seen.answered(answer)
 
     def __enter__(self) -> Ticket:
         return self
@@ -183,10 +218,18 @@ class Ticket:
         gate = self._admission.gate(self.model)
         if gate is not None:
             gate.leave(self.share_key)
-        self._admission.keeper.settle(key, model, self.num_taken, *used(self._answer))
+        tokens = (self.seen.num_prompt_tokens, self.seen.num_generation_tokens)
+        self._admission.keeper.settle(key, model, self.num_taken, *tokens)
+        self._admission.ended(self, error)
 
 
 def _check_size(call: Any, limits: LimitsSpec) -> None:
     if isinstance(call, GenerateCall) and call.sampling.n > limits.max_choices:
         message = f"at most {limits.max_choices} choices are given here (got {call.sampling.n})"
         raise RequestFailed(invalid(message, param="n", code="invalid_value"))
+
+
+def _code_of(error: BaseException) -> str:
+    if isinstance(error, RequestFailed):
+        return error.failure.code or str(error.failure.status)
+    return CLIENT_LEFT if isinstance(error, asyncio.CancelledError | GeneratorExit) else "internal_error"
