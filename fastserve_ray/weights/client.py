@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from fastserve_ray.models.pieces import Outline
     from fastserve_ray.weights.server import StoredPiece
+
+logger = logging.getLogger(__name__)
 
 RETRY_S = 0.2
 _T = TypeVar("_T")
@@ -120,6 +123,7 @@ class WeightClient:
         Raises:
             WeightStoreError: the time is over.
         """
+        has_told = False
         while True:
             try:
                 return call()
@@ -129,6 +133,9 @@ class WeightClient:
                 self._parts.pop(shard, None)
                 if time.monotonic() > deadline:
                     raise _gone(shard, self._timeout_s, error) from error
+                if not has_told:
+                    logger.warning("shard %d of the weights cannot be read yet, trying again: %r", shard, error)
+                    has_told = True
             time.sleep(RETRY_S)
 
 
