@@ -279,13 +279,18 @@ def _add_operations(app: FastAPI, gateway: Gateway, metrics: ServerMetrics, star
 
     @app.get("/ready")
     async def ready() -> dict[str, str]:
-        """Every model has a loaded replica, and the application, if there is one, has started."""
-        waiting = [name for name, model in gateway.models.items() if not await gateway.statuses(model)]
+        """Every model has a loaded replica, or may be without until a request comes, and the application, if there is
+        one, has started."""
+        at_zero = {name: await gateway.is_at_zero(model) for name, model in gateway.models.items()}
+        waiting = [name for name, state in at_zero.items() if state is None]
         if waiting:
             raise RequestFailed(unavailable(f"no replica is loaded yet of: {', '.join(waiting)}"))
         if starter is not None and not starter.is_ready:
             raise RequestFailed(unavailable(f"the application has not started yet: {starter.error}"))
-        return {"status": "ready"}
+        asleep = [name for name, state in at_zero.items() if state]
+        if not asleep:
+            return {"status": "ready"}
+        return {"status": "ready, scaled to zero", "detail": f"started by the next request: {', '.join(asleep)}"}
 
     @app.get("/version")
     async def version() -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
-from ray.serve.config import AutoscalingConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
 from fastserve_ray import __version__
 from fastserve_ray.serve.auth.access import Access
@@ -18,6 +18,7 @@ from fastserve_ray.serve.gateway import ServedModel
 from fastserve_ray.serve.ingress import Ingress
 from fastserve_ray.serve.quota.keeper import QuotaLedger
 from fastserve_ray.serve.replica import ClassifyReplica, GenerateReplica
+from fastserve_ray.serve.routing import ROUTERS
 from fastserve_ray.serve.stored import weight_servers, with_store
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from fastserve_ray.serve.source import ModelSource
     from fastserve_ray.spec.model import TaskName
-    from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec
+    from fastserve_ray.spec.serve import AutoscalingSpec, RouterSpec, ServeSpec
 
 REPLICAS: dict[TaskName, type] = {
     "text-generation": GenerateReplica,
@@ -44,6 +45,9 @@ HEALTH_CHECK_PERIOD_S = 2.0
 """How often Serve looks whether a replica is alive; its default of ten seconds is added to every restart."""
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """For Serve's processes: the metrics count requests, an access log line for each would cost as much as a token."""
+
+TOKEN_POLICY = "fastserve_ray.serve.autoscaling:OutstandingTokens"
+"""Loaded by Serve's controller."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def served_model(target: ServeTarget, created: int, access: Access) -> ServedMod
         spec.max_queued_requests,
         has_fair_queue=access.keys is not None or spec.engine.scheduler.policy == FAIR,
         request_log=spec.request_log,
+        scales_to_zero=spec.autoscaling_config.min_replicas == 0,
     )
 
 
@@ -144,6 +149,7 @@ def _model_deployment(target: ServeTarget, surge_percent: int) -> Application:
         max_constructor_retry_count=1,  # a model that does not load once does not load twice
         logging_config=QUIET,
         **weight_servers(source, target.task, spec),
+        request_router_config=router_config(spec.router),
         **replica_count(spec.autoscaling_config),
     )
     deployment._version = replica_version(target, source)  # Serve has no public way to say what has not changed
@@ -181,16 +187,29 @@ def replica_count(spec: AutoscalingSpec) -> dict[str, Any]:
     """Serve's options: a fixed count needs no autoscaler."""
     if spec.min_replicas == spec.max_replicas:
         return {"num_replicas": spec.min_replicas}
-    return {
-        "autoscaling_config": AutoscalingConfig(
-            min_replicas=spec.min_replicas,
-            max_replicas=spec.max_replicas,
-            initial_replicas=spec.initial_replicas,
-            target_ongoing_requests=spec.target_ongoing_requests,
-            upscale_delay_s=spec.upscale_delay_s,
-            downscale_delay_s=spec.downscale_delay_s,
+    settings = spec.model_dump(exclude={"target_outstanding_tokens"})
+    if spec.target_outstanding_tokens is not None:
+        settings["policy"] = AutoscalingPolicy(
+            policy_function=TOKEN_POLICY, policy_kwargs={"target_tokens": spec.target_outstanding_tokens}
         )
-    }
+    return {"autoscaling_config": AutoscalingConfig(**settings)}
+
+
+def router_config(spec: RouterSpec) -> RequestRouterConfig:
+    """Serve's options.
+
+    Raises:
+        UnknownNameError: there is no such router.
+    """
+    if spec.kind == "prefix-load":
+        settings: dict[str, Any] = {"max_skew": spec.max_skew, "slack_tokens": spec.slack_tokens}
+    else:
+        settings = dict(spec.options)
+    return RequestRouterConfig(
+        request_router_class=ROUTERS.load(spec.kind),
+        request_router_kwargs=settings,
+        request_routing_stats_period_s=spec.stats_period_s,
+    )
 
 
 def _engine_spec(spec: ServeSpec) -> Any:

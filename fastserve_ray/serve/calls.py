@@ -169,6 +169,8 @@ class ReplicaStatus:
     prefix_query_tokens: int = 0
     """Prompt tokens that were looked up in the cache."""
     prefix_hit_tokens: int = 0
+    start_seconds: Mapping[str, float] = field(default_factory=dict)
+    """How long each phase of its start took; see `cold_start`."""
 
     @property
     def kv_usage(self) -> float:

@@ -207,13 +207,12 @@ def _wait(name: str, url: str, spec: ServeSpec, say: Callable[[str], None]) -> N
         ServeError: a replica failed, or the time is over.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
-    path = "/ready" if spec.autoscaling_config.min_replicas else "/health"
     said = ""
     while True:
         status, message = _state(name)
         if status in FAILED:
             raise ServeError("the model cannot be served", hint=cause_of(message))
-        if status == "RUNNING" and is_ready(url + path):
+        if status == "RUNNING" and is_ready(f"{url}/ready"):
             return
         if time.monotonic() > deadline:
             raise ServeError(f"no replica was up after {START_TIMEOUT_S:g} s", value=cause_of(message), key="serve")

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastserve_ray.errors import FastServeError
+from fastserve_ray.serve import starting
+from fastserve_ray.serve.autoscaling import METRIC
 from fastserve_ray.serve.calls import Embedded, ReplicaStatus
 from fastserve_ray.serve.failures import RequestFailed, context_length_exceeded, invalid, of_engine
+from fastserve_ray.serve.ledger import Ledger
+from fastserve_ray.serve.routing.work import rough_work
 from fastserve_ray.serve.wire.base import Usage
 from fastserve_ray.serve.wire.embeddings import EmbeddingAnswer, EmbeddingItem
 
@@ -28,15 +33,22 @@ class EmbedReplica:
     """Turns texts into vectors; concurrent calls share batches."""
 
     def __init__(self, source: ModelSource, spec: EngineSpec) -> None:
-        from fastserve_ray.engines.async_batch import MicroBatches
-        from fastserve_ray.serve.replica import open_source
+        from fastserve_ray.serve.replica import import_libraries, open_source
 
-        self._engine: EmbeddingEngine = open_source(source, "text-embedding", spec)
-        self._batches = MicroBatches(self._engine.embed)
+        self._start = starting.begin()
+        with self._start.phase("import"):
+            from fastserve_ray.engines.async_batch import MicroBatches
+
+            import_libraries(spec)
+        with self._start.phase("weights"):
+            self._engine: EmbeddingEngine = open_source(source, "text-embedding", spec)
+            self._batches = MicroBatches(self._engine.embed)
         self._num_calls = 0
+        self._ledger = Ledger(time.time)
 
     async def embed(self, call: EmbedCall) -> Embedded | Failure:
         self._num_calls += 1
+        entry = self._ledger.begin(rough_work(call.texts))
         try:
             rows = await asyncio.to_thread(read_rows, call, self._engine)
             vectors = await self._batches.run(rows)
@@ -46,6 +58,7 @@ class EmbedReplica:
             return of_engine(error)
         finally:
             self._num_calls -= 1
+            self._ledger.end(entry)
         kept = tuple(shortened(vector.data, call.dimensions) for vector in vectors)
         return Embedded(kept, sum(map(len, rows)))
 
@@ -54,8 +67,16 @@ class EmbedReplica:
 
         waiting = self._batches.num_waiting
         return ReplicaStatus(
-            replica_id(), max(self._num_calls - waiting, 0), waiting, max_model_len=self._engine.max_length
+            replica_id(),
+            max(self._num_calls - waiting, 0),
+            waiting,
+            max_model_len=self._engine.max_length,
+            start_seconds=self._start.phases(),
         )
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Ray Serve, for `autoscaling.OutstandingTokens`."""
+        return {METRIC: self._ledger.num_tokens}
 
 
 def read_rows(call: EmbedCall, engine: EmbeddingEngine) -> list[tuple[int, ...]]:

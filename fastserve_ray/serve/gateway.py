@@ -47,6 +47,8 @@ LOOK_AGAIN_S = 2.0
 """How old the count of replicas may be by which requests are let through."""
 STATUS_TIMEOUT_S = 2.0
 """A replica that does not tell its status in this time is left out."""
+ZERO_TIMEOUT_S = 0.5
+"""The same, where there may be no replica at all; probes of Kubernetes wait for a second."""
 ENDPOINTS: dict[TaskName, str] = {
     "text-generation": "/v1/completions or /v1/chat/completions",
     "text-classification": "/v1/classify",
@@ -70,6 +72,8 @@ class ServedModel:
     has_fair_queue: bool = False
     """Requests wait at a gate that is fair between keys; otherwise in Serve's queue."""
     request_log: RequestLog = "off"
+    scales_to_zero: bool = False
+    """Without replicas it is as ready as it can be: a request starts one, and is held until then."""
 
 
 class Gateway:
@@ -85,6 +89,8 @@ class Gateway:
         self._look_again: defaultdict[str, float] = defaultdict(float)
         """By model, when its replicas are to be counted again, on the event loop's clock."""
         self._looking: set[asyncio.Task[None]] = set()
+        self._answered: set[str] = set()
+        """Models of which a replica has been seen."""
 
     def find(self, name: str, task: TaskName) -> ServedModel:
         """The model of this name, which must be of this task.
@@ -217,13 +223,31 @@ class Gateway:
         if num_replicas:
             gate.resize(num_replicas * model.max_ongoing_requests)
 
+    async def is_at_zero(self, model: ServedModel) -> bool | None:
+        """Whether the model has no replica as it may; None when it has none and should.
+
+        It answers before a probe's usual time is up, also where Serve knows of no replica yet and waits for one. A
+        replica that is full of requests answers nothing else; one that was there before counts as such.
+        """
+        found = await self._ask(model, ZERO_TIMEOUT_S if model.scales_to_zero else STATUS_TIMEOUT_S)
+        if found or (found is None and model.name in self._answered):
+            self._answered.add(model.name)
+            return False
+        return True if model.scales_to_zero else None
+
     async def statuses(self, model: ServedModel) -> list[ReplicaStatus]:
         """What each running replica says of itself; empty when there is none."""
+        return await self._ask(model, STATUS_TIMEOUT_S) or []
+
+    async def _ask(self, model: ServedModel, timeout_s: float) -> list[ReplicaStatus] | None:
+        """None when the time is up."""
         try:
-            broadcast = self._handles[model.name].broadcast("status")
-            async with asyncio.timeout(STATUS_TIMEOUT_S):
-                found: list[ReplicaStatus] = await broadcast.results_async(timeout_s=STATUS_TIMEOUT_S)
-        except (TimeoutError, RayError, RayServeException):
+            async with asyncio.timeout(timeout_s):
+                broadcast = self._handles[model.name].broadcast("status")
+                found: list[ReplicaStatus] = await broadcast.results_async(timeout_s=timeout_s)
+        except TimeoutError:
+            return None
+        except (RayError, RayServeException):
             return []
         return found
 

@@ -105,3 +105,12 @@ class _Replicas(Collector):
                 for model, status in self._statuses:
                     family.add_metric([model, status.replica], getattr(status, metric.status))
                 yield family
+        yield self._starts()
+
+    def _starts(self) -> GaugeMetricFamily:
+        text = "Time of each phase of a replica's start, up to its first token"
+        family = GaugeMetricFamily(f"{PREFIX}replica_start_seconds", text, labels=["model", "replica", "phase"])
+        for model, status in self._statuses:
+            for phase, seconds in status.start_seconds.items():
+                family.add_metric([model, status.replica, phase], seconds)
+        return family

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
+import time
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.errors import EngineError, FastServeError
+from fastserve_ray.serve import starting
+from fastserve_ray.serve.autoscaling import METRIC
 from fastserve_ray.serve.calls import (
     Classified,
     ClassifyCall,
@@ -21,7 +25,10 @@ from fastserve_ray.serve.calls import (
 )
 from fastserve_ray.serve.failures import Failure, RequestFailed, internal, invalid, lost, of_engine
 from fastserve_ray.serve.frames import StreamFailed, merge_frames, merge_streams, until
+from fastserve_ray.serve.ledger import Ledger
 from fastserve_ray.serve.prompts import build_requests, has_chat_template, render, tokenize
+from fastserve_ray.serve.routing.policy import STATS_KEY
+from fastserve_ray.serve.routing.work import ExpectedWork, WorkEstimate, rough_work
 from fastserve_ray.serve.spelling import Spelling
 from fastserve_ray.serve.stored import open_model
 
@@ -41,14 +48,19 @@ class GenerateReplica:
     """Completes prompts; see `calls` for what comes in and goes out."""
 
     def __init__(self, source: ModelSource, spec: EngineSpec, num_shards: int = 1) -> None:
-        from fastserve_ray.engines.async_engine import AsyncEngine
-
+        self._start = starting.begin()
         self._num_calls = 0
         self._gang: ShardGang | None = None
-        self._engine = AsyncEngine(self._open_engine(source, spec, num_shards))
-        self._engine.start()
+        with self._start.phase("import"):
+            from fastserve_ray.engines.async_engine import AsyncEngine
+
+            import_libraries(spec)
+        with self._start.phase("weights"):
+            self._engine = AsyncEngine(self._open_engine(source, spec, num_shards))
+            self._engine.start()
         self._spelling = Spelling(self._engine.tokenizer)
         self._num_streams = 0
+        self._ledger = Ledger(time.time)
 
     async def stream(self, call: GenerateCall) -> AsyncGenerator[Frame | Failure, None]:
         """Frames as they come; a failure, if any, is the last item. Closing it cancels the call."""
@@ -115,7 +127,16 @@ class GenerateReplica:
             num_preemptions=stats.num_preemptions,
             prefix_query_tokens=stats.prompt_tokens,
             prefix_hit_tokens=stats.prefix_hit_tokens,
+            start_seconds=self._start.phases(),
         )
+
+    def record_routing_stats(self) -> dict[str, object]:
+        """Called by Ray Serve, which passes it on to routers."""
+        return {STATS_KEY: self._ledger.report(self._engine.stats().kv_tokens_total)}
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Ray Serve, for `autoscaling.OutstandingTokens`."""
+        return {METRIC: self._ledger.num_tokens}
 
     async def check_health(self) -> None:
         """Called by Ray Serve, which replaces the replica when this raises."""
@@ -146,17 +167,21 @@ class GenerateReplica:
             RequestFailed: the call cannot be run.
         """
         arrived_at = asyncio.get_running_loop().time()
+        work = call.work or WorkEstimate().expect(call)
+        self._start.arrived(work.sent_at)
         tokenizer, max_model_len = self._engine.tokenizer, self._engine.max_model_len
         requests = await asyncio.to_thread(build_requests, call, tokenizer, max_model_len)
         if call.sampling.logprobs:
             await asyncio.to_thread(self._spelling.load)
         streams = [self._engine.generate(request) for request in requests]
         num_prompt_tokens = sum(len(request.prompt_token_ids) for request in requests)
-        return until(self._counted(streams, num_prompt_tokens, call.sampling.n), arrived_at, call.timeout_s)
+        frames = self._counted(streams, num_prompt_tokens, call.sampling.n, work)
+        return until(frames, arrived_at, call.timeout_s)
 
     async def _counted(
-        self, streams: list[Any], num_prompt_tokens: int, num_choices: int
+        self, streams: list[Any], num_prompt_tokens: int, num_choices: int, work: ExpectedWork
     ) -> AsyncGenerator[Frame, None]:
+        entry = self._ledger.begin(work)
         self._num_streams += len(streams) * num_choices
         frames = merge_streams(
             streams,
@@ -167,8 +192,11 @@ class GenerateReplica:
         )
         try:
             async for frame in frames:
+                starting.finish(self._start)
+                entry.advance(frame.num_completion_tokens)
                 yield frame
         finally:
+            self._ledger.end(entry)
             self._num_streams -= len(streams) * num_choices
             await frames.aclose()
 
@@ -177,14 +205,20 @@ class ClassifyReplica:
     """Labels texts; concurrent calls share batches."""
 
     def __init__(self, source: ModelSource, spec: EngineSpec) -> None:
-        from fastserve_ray.engines.async_batch import MicroBatches
+        self._start = starting.begin()
+        with self._start.phase("import"):
+            from fastserve_ray.engines.async_batch import MicroBatches
 
-        self._engine: BatchEngine = open_source(source, "text-classification", spec)
-        self._batches = MicroBatches(self._engine.predict)
+            import_libraries(spec)
+        with self._start.phase("weights"):
+            self._engine: BatchEngine = open_source(source, "text-classification", spec)
+            self._batches = MicroBatches(self._engine.predict)
         self._num_calls = 0
+        self._ledger = Ledger(time.time)
 
     async def classify(self, call: ClassifyCall) -> Classified | Failure:
         self._num_calls += 1
+        entry = self._ledger.begin(rough_work(call.texts))
         try:
             predictions = await self._batches.run(call.texts)
             num_tokens = await asyncio.to_thread(lambda: sum(map(self._engine.count_tokens, call.texts)))
@@ -192,11 +226,26 @@ class ClassifyReplica:
             return _failure(error)
         finally:
             self._num_calls -= 1
+            self._ledger.end(entry)
         return Classified(tuple(predictions), num_tokens, self._engine.labels)
 
     async def status(self) -> ReplicaStatus:
         waiting = self._batches.num_waiting
-        return ReplicaStatus(replica_id(), max(self._num_calls - waiting, 0), waiting)
+        running = max(self._num_calls - waiting, 0)
+        return ReplicaStatus(replica_id(), running, waiting, start_seconds=self._start.phases())
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Ray Serve, for `autoscaling.OutstandingTokens`."""
+        return {METRIC: self._ledger.num_tokens}
+
+
+def import_libraries(spec: EngineSpec) -> None:
+    """What takes seconds to import, before the model is read, so that each can be timed."""
+    from fastserve_ray.engines.table import ENGINES
+
+    ENGINES.load(spec.kind)
+    importlib.import_module("transformers.models.auto.modeling_auto")
+    importlib.import_module("transformers.models.auto.tokenization_auto")
 
 
 def open_source(source: ModelSource, task: TaskName, spec: EngineSpec) -> Any:

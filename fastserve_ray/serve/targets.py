@@ -25,6 +25,7 @@ OUTSIDE = {
     "model_name",
     "models",
     "autoscaling_config",
+    "router",
     "max_ongoing_requests",
     "max_queued_requests",
     "request_timeout_s",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from fastserve_ray.spec.access import AuthSpec, LimitsSpec, RequestLog
-from fastserve_ray.spec.base import ListInput, NonNegativeInt, PositiveFloat, PositiveInt, Section, Words
+from fastserve_ray.spec.base import ListInput, NonNegativeInt, PositiveFloat, PositiveInt, Scalar, Section, Words
 from fastserve_ray.spec.model import TaskName
 from fastserve_ray.spec.train import WorkerResources
 from fastserve_ray.spec.weights import WeightsSpec
@@ -15,6 +15,9 @@ from fastserve_ray.spec.weights import WeightsSpec
 POLICY_NAMES = ("fcfs", "skip-join-mlfq", "srpt", "fair")
 POLICY_PATTERN = rf"^({'|'.join(POLICY_NAMES)}|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
 POLICY_WORDS = f"{', '.join(POLICY_NAMES)}, or package.module:Class"
+ROUTER_NAMES = ("prefix-load", "power-of-two")
+ROUTER_PATTERN = rf"^({'|'.join(ROUTER_NAMES)}|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$"
+ROUTER_WORDS = f"{', '.join(ROUTER_NAMES)}, or package.module:Class"
 
 
 class SchedulerSpec(Section):
@@ -86,15 +89,40 @@ class ShardsSpec(Section):
 
 
 class AutoscalingSpec(Section):
-    """Ray Serve's autoscaling of the replicas; Ray's own names."""
+    """Ray Serve's autoscaling of the replicas; Ray's own names, and a target in tokens beside that in requests."""
 
     min_replicas: NonNegativeInt = 1
     max_replicas: PositiveInt = 1
     initial_replicas: NonNegativeInt | None = None
     target_ongoing_requests: PositiveFloat = 8.0
     """Requests in flight that one replica should have; more of them start further replicas."""
+    target_outstanding_tokens: PositiveFloat | None = None
+    """Tokens that one replica should have to do, prompts not yet read and completions still expected; instead of
+    target_ongoing_requests, which takes a request of ten tokens for one of ten thousand."""
     upscale_delay_s: Annotated[float, Field(ge=0)] = 10.0
     downscale_delay_s: Annotated[float, Field(ge=0)] = 120.0
+    downscale_to_zero_delay_s: Annotated[float, Field(ge=0)] | None = None
+    """Before the last replica stops; default: downscale_delay_s."""
+    metrics_interval_s: PositiveFloat = 10.0
+    """How often replicas and routers tell their load."""
+    look_back_period_s: PositiveFloat = 30.0
+    """Time over which the load is averaged; longer than metrics_interval_s."""
+
+
+class RouterSpec(Section):
+    """Which replica a request goes to."""
+
+    kind: Annotated[str, Field(pattern=ROUTER_PATTERN), Words(ROUTER_WORDS)] = "prefix-load"
+    """prefix-load: where the outstanding tokens and the prompt's uncached ones are fewest. power-of-two: the one with
+    fewer requests of two drawn at random, Ray Serve's own. package.module:Class: a Ray Serve RequestRouter of yours."""
+    max_skew: Annotated[float, Field(gt=1)] = 1.5
+    """prefix-load: outstanding tokens of a replica over the mean of all, at most, however popular a prefix is."""
+    slack_tokens: Annotated[float, Field(ge=0)] = 1024.0
+    """prefix-load: a replica with no more than this to do may take any request, whatever max_skew says."""
+    stats_period_s: PositiveFloat = 1.0
+    """How often replicas tell routers of what other processes have sent them, and how large their cache is."""
+    options: dict[str, Scalar] = {}
+    """package.module:Class: arguments of its ``initialize_state``."""
 
 
 class FurtherModelSpec(Section):
@@ -110,6 +138,7 @@ class FurtherModelSpec(Section):
     """Of this model alone; the run's own ones are not taken over."""
     engine: EngineSpec | None = None
     autoscaling_config: AutoscalingSpec | None = None
+    router: RouterSpec | None = None
     resources_per_replica: WorkerResources | None = None
     max_ongoing_requests: PositiveInt | None = None
     max_queued_requests: PositiveInt | None = None
@@ -140,6 +169,7 @@ class ServeSpec(Section):
     shards: ShardsSpec = ShardsSpec()
     """One model over several processes, for a model that is too large or too slow for one."""
     autoscaling_config: AutoscalingSpec = AutoscalingSpec()
+    router: RouterSpec = RouterSpec()
     resources_per_replica: WorkerResources = WorkerResources()
     """Of a replica, and with ``shards`` of each of its shards."""
     weights: WeightsSpec = WeightsSpec()

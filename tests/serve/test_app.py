@@ -5,12 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ray.serve._private.request_router import PowerOfTwoChoicesRequestRouter
 
-from fastserve_ray.serve.app import ServeTarget, replica_count, replica_resources, replica_version, shard_bundles
+from fastserve_ray.errors import UnknownNameError
+from fastserve_ray.serve.app import (
+    ServeTarget,
+    replica_count,
+    replica_resources,
+    replica_version,
+    router_config,
+    shard_bundles,
+)
+from fastserve_ray.serve.autoscaling import OutstandingTokens
+from fastserve_ray.serve.routing.router import PrefixLoadRouter
 from fastserve_ray.serve.source import ModelSource
 from fastserve_ray.serve.start import places_on
 from fastserve_ray.serve.stored import StoredWeights
-from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec, ShardsSpec
+from fastserve_ray.spec.serve import AutoscalingSpec, RouterSpec, ServeSpec, ShardsSpec
 from fastserve_ray.spec.train import WorkerResources
 
 
@@ -26,9 +37,35 @@ def test_every_autoscaling_key_reaches_ray_serve() -> None:
         target_ongoing_requests=5.0,
         upscale_delay_s=1.0,
         downscale_delay_s=2.0,
+        downscale_to_zero_delay_s=3.0,
+        metrics_interval_s=4.0,
+        look_back_period_s=5.0,
     )
     config = replica_count(spec)["autoscaling_config"]
-    assert {name: getattr(config, name) for name in AutoscalingSpec.model_fields} == spec.model_dump()
+    rays_own = spec.model_dump(exclude={"target_outstanding_tokens"})
+    assert {name: getattr(config, name) for name in rays_own} == rays_own
+    assert config.policy.policy_function == "ray.serve.autoscaling_policy:default_autoscaling_policy"
+
+
+def test_a_target_in_tokens_is_a_policy_of_its_own() -> None:
+    spec = AutoscalingSpec(max_replicas=3, target_outstanding_tokens=500.0)
+    policy = replica_count(spec)["autoscaling_config"].policy
+    assert policy.get_policy() is OutstandingTokens
+    assert policy.policy_kwargs == {"target_tokens": 500.0}
+
+
+def test_the_router_reaches_ray_serve() -> None:
+    config = router_config(RouterSpec(max_skew=2.0, stats_period_s=3.0))
+    assert config.get_request_router_class() is PrefixLoadRouter
+    assert config.request_router_kwargs == {"max_skew": 2.0, "slack_tokens": 1024.0}
+    assert config.request_routing_stats_period_s == 3.0
+    assert router_config(RouterSpec(kind="power-of-two")).request_router_kwargs == {}
+    assert router_config(RouterSpec(kind="power-of-two")).get_request_router_class() is PowerOfTwoChoicesRequestRouter
+    own = RouterSpec(kind="fastserve_ray.serve.routing.router:PrefixLoadRouter", options={"max_skew": 3.0})
+    assert router_config(own).get_request_router_class() is PrefixLoadRouter
+    assert router_config(own).request_router_kwargs == {"max_skew": 3.0}
+    with pytest.raises(UnknownNameError):
+        router_config(RouterSpec(kind="no.such:Router"))
 
 
 def test_a_replica_reserves_what_the_spec_says() -> None:

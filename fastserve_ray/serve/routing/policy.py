@@ -22,6 +22,8 @@ from fastserve_ray.serve.routing.prefix_index import PrefixIndex
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+STATS_KEY = "fastserve"
+"""Where a `Report` is in the statistics that replicas give Serve for routers."""
 MAX_SKEW = 1.5
 SLACK_TOKENS = 1024.0
 """A replica with no more than this to do is not loaded, whatever the others have: two steps of an engine's budget."""

@@ -13,20 +13,24 @@ from ray.serve.request_router import RequestRouter
 
 from fastserve_ray.serve.calls import GenerateCall
 from fastserve_ray.serve.routing.hint import RoutingHint, call_keys
-from fastserve_ray.serve.routing.policy import MAX_SKEW, SLACK_TOKENS, PrefixLoad, Report
+from fastserve_ray.serve.routing.policy import MAX_SKEW, SLACK_TOKENS, STATS_KEY, PrefixLoad, Report
 from fastserve_ray.serve.routing.work import SENDER, ExpectedWork
 
 if TYPE_CHECKING:
     from ray.serve.request_router import PendingRequest, ReplicaID, RunningReplica
 
-STATS_KEY = "fastserve"
-"""In the statistics that replicas give Serve for routers."""
+PROBE_DEADLINE_S = 1.0
+"""For a replica to tell how full it is, where Serve does not know. With Serve's own tenth of a second a replica whose
+engine keeps its processor busy is passed over, and its cache with it."""
 SMALL = ExpectedWork(1.0, 0.0)
 """A call that generates nothing, such as one that counts tokens."""
 
 
 class PrefixLoadRouter(RequestRouter):
     """`PrefixLoad` for Serve. Where there is one replica, there is nothing to choose and no prompt is hashed."""
+
+    queue_len_response_deadline_s = PROBE_DEADLINE_S
+    max_queue_len_response_deadline_s = 2 * PROBE_DEADLINE_S
 
     def initialize_state(self, max_skew: float = MAX_SKEW, slack_tokens: float = SLACK_TOKENS) -> None:
         """Called by Serve with ``request_router_kwargs``."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from fastserve_ray.serve.calls import Frame, GenerateCall
 
@@ -30,6 +32,10 @@ class ExpectedWork:
     num_completion_tokens: float
     """Over all choices."""
     sender: str = SENDER
+    max_completion_tokens: float = inf
+    """What the call allows, over all choices."""
+    sent_at: float | None = None
+    """Seconds since the epoch, by the sender's clock."""
 
 
 class WorkEstimate:
@@ -48,7 +54,9 @@ class WorkEstimate:
         if call.max_tokens is not None:
             expected = min(expected, call.max_tokens)
         prompt = max(1.0, num_tokens + num_bytes / bytes_per_token)
-        return ExpectedWork(prompt, expected * _num_choices(call))
+        choices = _num_choices(call)
+        allowed = inf if call.max_tokens is None else float(call.max_tokens * choices)
+        return ExpectedWork(prompt, expected * choices, max_completion_tokens=allowed, sent_at=time.time())
 
     def learn(self, call: GenerateCall, frame: Frame) -> None:
         """``frame``: the last one of a call that has ended."""
@@ -56,6 +64,17 @@ class WorkEstimate:
         if num_bytes and not num_tokens and frame.num_prompt_tokens:
             self._bytes_per_token.add(num_bytes / frame.num_prompt_tokens)
         self._completion_tokens.add(frame.num_completion_tokens / _num_choices(call))
+
+
+def rough_work(texts: Iterable[object]) -> ExpectedWork:
+    """Of texts that are only read: strings, pairs of them, or tokens."""
+    return ExpectedWork(sum(map(_rough_tokens, texts)), 0.0)
+
+
+def _rough_tokens(text: object) -> float:
+    if isinstance(text, str):
+        return len(text) / FIRST_BYTES_PER_TOKEN
+    return sum(map(_rough_tokens, text)) if isinstance(text, tuple | list) else 1.0
 
 
 class _Mean:

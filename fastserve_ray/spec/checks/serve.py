@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.run import RunSpec
-    from fastserve_ray.spec.serve import EngineSpec, ServeSpec
+    from fastserve_ray.spec.serve import AutoscalingSpec, EngineSpec, RouterSpec, ServeSpec
 
 _SCALING = ("serve", "autoscaling_config")
 _ENGINE = ("serve", "engine")
+_ROUTER = ("serve", "router")
+_OF_PREFIX_LOAD = ("max_skew", "slack_tokens")
 
 
 def check_serve(spec: RunSpec) -> Iterator[Finding]:
@@ -41,6 +43,8 @@ def _one_model(serve: ServeSpec, task: TaskName) -> Iterator[Finding]:
             uses=(("model", "task"),),
         )
     yield from _replicas(serve)
+    yield from _scaling(serve.autoscaling_config)
+    yield from _router(serve.router)
     yield from _budgets(serve.engine)
     yield from _attention(serve.engine)
     if serve.engine.int8_output_layer and task != "text-generation":
@@ -77,6 +81,40 @@ def _replicas(serve: ServeSpec) -> Iterator[Finding]:
             f"at most {serve.max_ongoing_requests}",
             uses=(("serve", "max_ongoing_requests"),),
         )
+
+
+def _scaling(scaling: AutoscalingSpec) -> Iterator[Finding]:
+    if {"target_ongoing_requests", "target_outstanding_tokens"} <= scaling.model_fields_set:
+        yield Finding(
+            (*_SCALING, "target_ongoing_requests"),
+            "not used beside target_outstanding_tokens",
+            str(scaling.target_ongoing_requests),
+            "one of the two",
+            uses=((*_SCALING, "target_outstanding_tokens"),),
+        )
+    if scaling.look_back_period_s <= scaling.metrics_interval_s:
+        yield Finding(
+            (*_SCALING, "look_back_period_s"),
+            f"not longer than metrics_interval_s ({scaling.metrics_interval_s:g})",
+            f"{scaling.look_back_period_s:g}",
+            f"more than {scaling.metrics_interval_s:g}",
+            uses=((*_SCALING, "metrics_interval_s"),),
+        )
+
+
+def _router(router: RouterSpec) -> Iterator[Finding]:
+    """Settings that the chosen router does not read."""
+    used = _OF_PREFIX_LOAD if router.kind == "prefix-load" else ("options",) if ":" in router.kind else ()
+    for key in (*_OF_PREFIX_LOAD, "options"):
+        if key in router.model_fields_set and key not in used:
+            allowed = "package.module:Class" if key == "options" else "prefix-load"
+            yield Finding(
+                (*_ROUTER, key),
+                f"not used by router {router.kind}",
+                str(getattr(router, key)),
+                f"serve.router.kind: {allowed}, or without this key",
+                uses=((*_ROUTER, "kind"),),
+            )
 
 
 def _budgets(engine: EngineSpec) -> Iterator[Finding]:

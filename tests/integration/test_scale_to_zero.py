@@ -1,0 +1,122 @@
+"""Autoscaling by outstanding tokens: from zero, up, down and to zero again, over HTTP."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from ray import serve
+
+from fastserve_ray.serve.app import deployment_name
+from fastserve_ray.serve.cold_start import PHASES
+from fastserve_ray.serve.deploy import ServedApp, deploy
+from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec
+from tests.integration.served import CONTEXT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+SHORT: dict[str, Any] = {"model": "sleepy", "prompt": "the cat sat on the", "max_tokens": 8, "temperature": 0}
+LONG: dict[str, Any] = {**SHORT, "max_tokens": CONTEXT - 32, "n": 16, "stream": True}
+"""Thousands of tokens in one request: many targets' worth in tokens, an eighth of the target in requests."""
+
+
+@pytest.fixture(scope="module")
+def sleepy(ray_cluster: str, generator_folder: Path) -> Iterator[ServedApp]:
+    scaling = AutoscalingSpec(
+        min_replicas=0,
+        max_replicas=2,
+        target_outstanding_tokens=2000.0,
+        upscale_delay_s=0.0,
+        downscale_delay_s=1.0,
+        metrics_interval_s=0.5,
+        look_back_period_s=1.5,
+    )
+    app = deploy(generator_folder, "text-generation", "sleepy", ServeSpec(port=0, autoscaling_config=scaling))
+    yield app
+    app.shutdown()
+
+
+def num_replicas() -> int:
+    states = serve.status().applications["sleepy"].deployments[deployment_name("sleepy")].replica_states
+    return sum(states.values())
+
+
+def num_running() -> int:
+    return int(
+        serve.status().applications["sleepy"].deployments[deployment_name("sleepy")].replica_states.get("RUNNING", 0)
+    )
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def test_at_zero_it_is_ready(sleepy: ServedApp) -> None:
+    assert num_replicas() == 0
+    answer = httpx.get(f"{sleepy.url}/ready")
+    assert (answer.status_code, answer.json()["status"]) == (200, "ready, scaled to zero")
+    assert httpx.get(f"{sleepy.url}/v1/models").json()["data"][0]["id"] == "sleepy"
+    assert httpx.get(f"{sleepy.url}/metrics").status_code == 200
+    assert num_replicas() == 0, "nothing of that started a replica"
+
+
+def test_a_request_at_zero_is_held_and_answered_and_its_wait_is_told_by_phase(sleepy: ServedApp) -> None:
+    began = time.monotonic()
+    answer = httpx.post(f"{sleepy.url}/v1/completions", json=SHORT, timeout=120)
+    waited = time.monotonic() - began
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["completion_tokens"] == 8
+    assert httpx.get(f"{sleepy.url}/ready").json() == {"status": "ready"}
+    phases = start_phases(sleepy)
+    assert set(phases) == set(PHASES)
+    assert all(seconds >= 0 for seconds in phases.values())
+    assert phases["import"] + phases["weights"] > 0
+    assert sum(phases.values()) <= waited + 0.5, "they are parts of the wait"
+
+
+def start_phases(app: ServedApp) -> dict[str, float]:
+    """Of the only replica."""
+    page = text_string_to_metric_families(httpx.get(f"{app.url}/metrics").text)
+    samples = [sample for family in page for sample in family.samples]
+    return {one.labels["phase"]: one.value for one in samples if one.name == "fastserve_replica_start_seconds"}
+
+
+def test_tokens_scale_up_and_the_last_replica_stops_when_there_are_none(sleepy: ServedApp) -> None:
+    enough = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        clients = [pool.submit(ask_until, sleepy, enough) for _ in range(2)]
+        try:
+            wait_for(lambda: num_running() == 2, "a second replica is up")
+        finally:
+            enough.set()
+        assert all(client.result(timeout=60) for client in clients), "their requests ran"
+    wait_for(lambda: num_replicas() == 0, "without work there is no replica")
+    assert httpx.get(f"{sleepy.url}/ready").json()["status"] == "ready, scaled to zero"
+    again = httpx.post(f"{sleepy.url}/v1/completions", json=SHORT, timeout=120)
+    assert again.status_code == 200, again.text
+
+
+def ask_until(app: ServedApp, enough: threading.Event) -> int:
+    """A client with one request after the other, each with more to do than a replica should have; returns how many
+    of them were answered with tokens."""
+    num_answered = 0
+    while not enough.is_set():
+        with httpx.stream("POST", f"{app.url}/v1/completions", json=LONG, timeout=120) as response:
+            assert response.status_code == 200
+            num_answered += 1
+            for _ in response.iter_bytes():
+                if enough.is_set():
+                    break
+    return num_answered
