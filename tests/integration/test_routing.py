@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,10 @@ import ray
 from ray import serve
 
 from fastserve_ray.serve.app import QUIET, router_config
-from fastserve_ray.serve.calls import GenerateCall, TokenizeCall
+from fastserve_ray.serve.calls import GenerateCall
 from fastserve_ray.serve.ledger import Ledger
 from fastserve_ray.serve.routing.policy import STATS_KEY
-from fastserve_ray.serve.routing.work import SENDER, ExpectedWork
+from fastserve_ray.serve.routing.work import ExpectedWork
 from fastserve_ray.serve.start import ensure_serve, stop_serve
 from fastserve_ray.spec.serve import RouterSpec, ServeSpec
 
@@ -56,9 +55,7 @@ class Named:
         self._name = str(serve.get_replica_context().replica_id.unique_id)
         self._ledger = Ledger(time.time)
 
-    async def name(self, call: GenerateCall | TokenizeCall) -> str:
-        if isinstance(call, GenerateCall) and call.work is not None:
-            self._ledger.end(self._ledger.begin(call.work))
+    async def name(self, call: GenerateCall) -> str:
         return self._name
 
     async def hold(self, call: GenerateCall) -> str:
@@ -68,11 +65,6 @@ class Named:
             await self._tally.hold.remote(self._name)
         finally:
             self._ledger.end(entry)
-        return self._name
-
-    async def die_soon(self, call: GenerateCall) -> str:
-        """After this call has ended: one that does not end is sent to the next replica, which would die, too."""
-        asyncio.get_running_loop().call_later(0.5, os._exit, 1)
         return self._name
 
     def record_routing_stats(self) -> dict[str, object]:
@@ -106,9 +98,8 @@ def handle(tally: Any) -> Iterator[Any]:
         serve.delete("named")
 
 
-def call(prompt: str, tokens: float = 300.0, sender: str | None = None) -> GenerateCall:
-    work = ExpectedWork(tokens, 10.0) if sender is None else ExpectedWork(tokens, 10.0, sender)
-    return GenerateCall("r", prompts=(prompt,), work=work)
+def call(prompt: str, tokens: float = 300.0) -> GenerateCall:
+    return GenerateCall("r", prompts=(prompt,), work=ExpectedWork(tokens, 10.0))
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
@@ -165,71 +156,3 @@ def test_calls_that_are_cancelled_leave_no_load(handle: Any, tally: Any) -> None
         left.cancel()
     wait_until_idle(handle)
     ray.get(tally.release.remote())
-
-
-class Sender:
-    """Another process with a handle."""
-
-    def __init__(self) -> None:
-        self._handle: Any = serve.get_app_handle("named")
-
-    def name(self, request: GenerateCall) -> str:
-        return str(answer(self._handle.name.remote(request)))
-
-    def reported(self, sender: str) -> dict[str, float]:
-        """By replica, what it has told this process's router of ``sender``."""
-        replicas = self._handle._router._asyncio_router.request_router.curr_replicas.values()
-        stats = {one.replica_id.unique_id: (one.routing_stats or {}).get(STATS_KEY, {}) for one in replicas}
-        return {name: found.get("outstanding", {}).get(sender, 0.0) for name, found in stats.items()}
-
-
-def test_a_router_sees_what_another_process_has_sent(handle: Any, tally: Any) -> None:
-    """The driver fills one replica; a process that knows the prompt to be cached there goes elsewhere meanwhile."""
-    sender: Any = ray.remote(num_cpus=0)(Sender).remote()
-    wait_until_idle(handle)
-    home = ray.get(sender.name.remote(call(f"shared {PROMPT}", sender="other")))
-    busy = handle.hold.remote(call(f"shared {PROMPT}", tokens=5_000.0))
-    wait_for(lambda: sum(held(tally)) == 1, "the call is in a replica")
-    wait_for(lambda: sum(ray.get(sender.reported.remote(SENDER)).values()) == 5_010.0, "the report is here")
-    assert max(ray.get(sender.reported.remote(SENDER)).items(), key=lambda item: item[1])[0] == home
-    again = call(f"shared {PROMPT} again", sender="other")
-    wait_for(lambda: ray.get(sender.name.remote(again)) != home, "it goes elsewhere")
-    ray.get(tally.release.remote())
-    assert answer(busy) == home, "the driver's router chose the same replica, by the prompt alone"
-    wait_for(
-        lambda: sum(ray.get(sender.reported.remote(SENDER)).values()) == 0, "the report says that it is free again"
-    )
-    ray.kill(sender)
-
-
-def test_calls_that_generate_nothing_are_routed_too(handle: Any) -> None:
-    first = answer(handle.name.remote(TokenizeCall("x")))
-    wait_until_idle(handle)
-    calls = [handle.name.remote(TokenizeCall("x")) for _ in range(20)]
-    assert first
-    assert all(answer(done) for done in calls)
-
-
-def test_a_replica_that_dies_is_replaced_and_its_prefix_moves(handle: Any) -> None:
-    wait_until_idle(handle)
-    doomed = answer(handle.die_soon.remote(call(f"doomed {PROMPT}")))
-    wait_for(lambda: name_of(handle, f"doomed {PROMPT}") not in (None, doomed), "another replica answers")
-    wait_until_idle(handle)
-    other = name_of(handle, f"doomed {PROMPT}")
-    wait_until_idle(handle)
-    assert name_of(handle, f"doomed {PROMPT}") == other
-    wait_for(lambda: num_running() == NUM_REPLICAS, "Serve has replaced it")
-    assert doomed not in handle._router._asyncio_router.request_router._policy._served
-
-
-def name_of(handle: Any, prompt: str) -> str | None:
-    """None when the replica dies under the call."""
-    try:
-        return answer(handle.name.remote(call(prompt)))
-    except ray.exceptions.RayActorError:
-        return None
-
-
-def num_running() -> int:
-    states: dict[str, int] = serve.status().applications["named"].deployments["named"].replica_states
-    return states.get("RUNNING", 0)

@@ -165,3 +165,9 @@ def test_a_line_of_the_log_has_no_text_and_no_key_unless_asked_for() -> None:
     assert tuple(line[name] for name in names) == facts
     assert line["time_to_first_token"] == 1.875
     assert line_of(caller, call, streamed(), with_texts=True)["prompt"] == ("my secret",)
+
+
+def test_the_phases_of_a_start_are_on_the_page() -> None:
+    status = ReplicaStatus("r1", 0, 0, start_seconds={"import": 3.5, "weights": 0.25})
+    page = ServerMetrics(["m"]).page([("m", status)]).decode()
+    assert 'fastserve_replica_start_seconds{model="m",phase="weights",replica="r1"} 0.25' in page
