@@ -83,10 +83,13 @@ def _compress(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
 
 
 def _verify(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:
-    """The engine counts: its type and number format are what is verified, the defaults in a file without ``serve``."""
+    """The engine counts: its type, number format and shards are what is verified, the defaults in a file without
+    ``serve``."""
     yield "model.task", data["model"]["task"]
     yield from _section(data, "verify")
     yield from _pick({"serve": data["serve"] or ServeSpec().model_dump(mode="json")}, _ENGINE)
+    if data["serve"] and data["serve"]["shards"]["tensor"] > 1:
+        yield "serve.shards.tensor", data["serve"]["shards"]["tensor"]
 
 
 def _serve(data: dict[str, Any]) -> Iterator[tuple[str, JsonValue]]:

@@ -7,6 +7,7 @@ as an error only when the plain model prefers its own token clearly.
 
 from __future__ import annotations
 
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +20,7 @@ from fastserve_ray.engines.torch.linears import quantize_output_layer
 from fastserve_ray.models.loading import LoadedModel, load_pretrained
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from fastserve_ray.spec import EngineSpec
@@ -77,6 +78,7 @@ def replay(
     rows: Sequence[Row],
     num_tokens: int,
     engine_spec: EngineSpec,
+    num_shards: int = 1,
 ) -> Golden:
     """Run ``rows`` through the engine over ``folder``, the plain model, and the engine over ``parent``.
 
@@ -84,6 +86,7 @@ def replay(
         parent: folder of the trained parent; None when the model is its own.
         rows: golden rows of the prepared dataset.
         num_tokens: generated for each input.
+        num_shards: as `serve.shards.tensor`; more than one are processes of this machine.
 
     Raises:
         EngineError: the engine cannot run the model.
@@ -91,15 +94,31 @@ def replay(
     plain = load_as_served(folder, task, engine_spec)
     if task == "text-classification":
         return _replay_classifier(folder, parent, plain, [str(row["text"]) for row in rows], engine_spec)
-    engine = cast("GenerateEngine", open_engine(folder, task, engine_spec))
-    prompts = [_prompt(row, engine.max_model_len) for row in rows]
-    answers = _generate(engine, prompts, num_tokens)
-    wanted = [min(num_tokens, engine.max_model_len - len(prompt)) for prompt in prompts]
+    with _opened(folder, engine_spec, num_shards) as engine:
+        prompts = [_prompt(row, engine.max_model_len) for row in rows]
+        answers = _generate(engine, prompts, num_tokens)
+        wanted = [min(num_tokens, engine.max_model_len - len(prompt)) for prompt in prompts]
     checks = [_compare(plain, *case) for case in zip(prompts, answers, wanted, strict=True)]
     expected = answers
     if parent is not None:
         expected = _generate(cast("GenerateEngine", open_engine(parent, task, engine_spec)), prompts, num_tokens)
     return _golden(checks, _share_of_equal_tokens(answers, expected), _tolerance(plain))
+
+
+@contextmanager
+def _opened(folder: Path, spec: EngineSpec, num_shards: int) -> Iterator[GenerateEngine]:
+    """The engine as it will be served. Shards share torch's threads as long as they are there."""
+    if num_shards == 1:
+        yield cast("GenerateEngine", open_engine(folder, "text-generation", spec))
+        return
+    from fastserve_ray.engines.torch.shards.factory import open_sharded_engine
+
+    num_threads = torch.get_num_threads()
+    try:
+        with closing(open_sharded_engine(folder, spec, num_shards=num_shards)) as engine:
+            yield engine
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def load_as_served(folder: Path, task: TaskName, engine_spec: EngineSpec) -> LoadedModel:

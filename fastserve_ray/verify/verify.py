@@ -42,6 +42,7 @@ def verify_model(
     dataset: Path,
     parent_metrics: Mapping[str, float] | None,
     engine_spec: EngineSpec,
+    num_shards: int = 1,
     out: Path,
     progress: Progress = silent,
 ) -> VerificationResult:
@@ -51,6 +52,7 @@ def verify_model(
         folder: of the model to serve.
         parent: folder of the trained parent; None when the model is the trained one itself.
         dataset: the prepared dataset, whose validation rows judge.
+        num_shards: of the engine that replays.
         parent_metrics: ``eval_*`` of the parent as its own stage measured them; None or incomplete: measured here.
 
     Returns:
@@ -74,6 +76,7 @@ def verify_model(
             rows=golden_rows(prepared, spec.golden_inputs),
             num_tokens=spec.golden_tokens,
             engine_spec=engine_spec,
+            num_shards=num_shards,
         )
     findings = judge(expected, metrics, spec.max_drop)
     result = VerificationResult(findings, golden, spec.min_agreement, metrics)

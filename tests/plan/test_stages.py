@@ -113,6 +113,7 @@ AFTER_DATA = ALL - {"data"}
         ("serve.autoscaling_config.max_replicas", 9, {"serve"}),
         ("serve.engine.max_num_seqs", 3, {"serve"}),
         ("serve.engine.dtype", "bfloat16", {"verify", "serve"}),
+        ("serve.shards.tensor", 2, {"verify", "serve"}),
         ("verify.max_drop", {"eval_loss": 0.2}, {"verify", "serve"}),
         ("compress.0.sparsity", 0.4, {"compress", "verify", "serve"}),
         ("tune.num_samples", 3, AFTER_DATA),

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from tests.compress.trained import Trained
 
 
-def run(trained: Trained, folder: Path, parent: Path | None, *, num_tokens: int = 6, **engine: Any) -> Golden:
+def run(
+    trained: Trained, folder: Path, parent: Path | None, *, num_tokens: int = 6, num_shards: int = 1, **engine: Any
+) -> Golden:
     rows = list(PreparedDataset.open(trained.dataset).validation)[::6]
     spec = EngineSpec(max_num_seqs=4, **engine)
-    return replay(folder, parent, task=trained.task, rows=rows, num_tokens=num_tokens, engine_spec=spec)
+    return replay(
+        folder, parent, task=trained.task, rows=rows, num_tokens=num_tokens, engine_spec=spec, num_shards=num_shards
+    )
 
 
 def test_an_uncompressed_model_is_its_own_parent(trained: Trained) -> None:
@@ -90,6 +94,17 @@ def test_the_engine_is_asked_as_one_batch(trained: Trained, monkeypatch: pytest.
     monkeypatch.setattr(golden_module, "open_engine", lambda *args: Counting(open_engine(*args)))
     run(trained, trained.model, None)
     assert max(sizes) >= 4
+
+
+@pytest.mark.slow
+def test_a_sharded_engine_is_replayed_as_such(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine of one process has nothing to do with it."""
+    if trained.task != "text-generation":
+        pytest.skip("has no shards")
+    monkeypatch.setattr(golden_module, "open_engine", None)
+    golden = run(trained, trained.model, None, num_shards=2)
+    assert golden.is_faithful
+    assert golden.num_equal == golden.num_compared > 0
 
 
 def test_faithful_means_within_the_tolerance() -> None:

@@ -30,6 +30,7 @@ def work(context: StageContext) -> Manifest:
             dataset=context.folder_of("data"),
             parent_metrics=None if parent is None else parent.metrics,
             engine_spec=EngineSpec() if spec.serve is None else spec.serve.engine,
+            num_shards=1 if spec.serve is None else spec.serve.shards.tensor,
             out=folder,
             progress=context.progress,
         )
