@@ -79,5 +79,17 @@ def test_no_view_of_a_weight_waits_for_the_backward_pass(
     assert all(tensor is weight for tensor in own)
 
 
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_autocast_gives_16_bits_with_a_bias_too(*, is_transposed: bool) -> None:
+    """A bias in fp32, added after the product, would make it fp32 again."""
+    weight, bias = (torch.nn.Parameter(torch.randn(size)) for size in ((4, 4), (4,)))
+    layer, inputs = ColumnParallel(weight, bias, is_transposed=is_transposed), torch.randn(2, 3, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = layer(inputs)
+    expected = inputs @ (weight if is_transposed else weight.t()) + bias
+    assert outputs.dtype == torch.bfloat16
+    assert torch.allclose(outputs.float(), expected, atol=0.1)
+
+
 def test_validation_knows_the_families_that_can_be_cut() -> None:
     assert set(CUT_FAMILIES) == set(FAMILIES)

@@ -38,8 +38,9 @@ class CutLinear(nn.Module):
         ZeRO-3 lets go of after the forward pass."""
         if not self._is_transposed:
             return functional.linear(inputs, self.weight, bias)
-        outputs = torch.matmul(inputs, self.weight)
-        return outputs if bias is None else outputs + bias
+        if bias is None:
+            return torch.matmul(inputs, self.weight)
+        return torch.addmm(bias, inputs.flatten(0, -2), self.weight).unflatten(0, inputs.shape[:-1])
 
 
 class ColumnParallel(CutLinear):
@@ -97,7 +98,7 @@ class RowParallel(CutLinear):
         if self._dropout is not None:
             self._dropout.leave()
         outputs = sum_over(self._product(inputs), self._group)
-        return outputs if self.bias is None else outputs + self.bias
+        return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
 
 
 class VocabularyHead(ColumnParallel):
