@@ -6,7 +6,7 @@ ZeRO-2. The two live at the same time and take turns of some seconds: the worker
 those of the other train, so that a drift of the machine hits both alike. A round's figure is the median of its last
 steps, most of which no change of turns fell into; the table's is the median over the rounds.
 
-    python -m benchmarks.train_overhead [--quick] [--json FILE]
+    python -m benchmarks.train_overhead [--quick] [--rounds 5] [--json FILE]
 """
 
 from __future__ import annotations
@@ -182,8 +182,10 @@ def row(name: str, own: list[float], other: list[float]) -> dict[str, Figure]:
 
 
 def main() -> None:
-    arguments = make_parser(__doc__).parse_args()
-    rounds, steps = (1, 40) if arguments.quick else (5, 60)
+    parser = make_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    rounds, steps = (1, 40) if arguments.quick else (arguments.rounds, 60)
     with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
         rows: list[Any] = measure(Path(folder), rounds, steps)
     report(f"step time, {WORKERS} workers with one thread each", rows, json_file=arguments.json)
