@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from fastserve_ray.engines.table import open_engine
-from fastserve_ray.engines.torch.factory import open_stored_engine
-from fastserve_ray.engines.torch.stored import ModelBuilder
+from fastserve_ray.engines.torch.factory import open_stored_engine, open_streamed_engine
+from fastserve_ray.engines.torch.stored import ROOT, ModelBuilder
 from fastserve_ray.errors import ModelError, WeightStoreError
 from fastserve_ray.spec.serve import EngineSpec
 from fastserve_ray.weights.capacity import check_room, store_capacity
@@ -46,6 +46,24 @@ def test_a_replica_reads_a_model_in_place(tmp_path: Path) -> None:
     assert len(large) == 7
     assert all(is_in_object_store(tensor) for tensor in large)
     assert tokens(open_stored_engine(pieces, "text-generation", EngineSpec())) == expected
+    store.close()
+
+
+def test_layers_are_streamed_out_of_the_store(tmp_path: Path) -> None:
+    """Also when their server is lost in the middle of it."""
+    folder = save(build_model("llama", num_hidden_layers=4), tmp_path)
+    expected = tokens(open_engine(folder, "text-generation"))
+    store = WeightStore.start(ModelBuilder(partial(str, folder), "text-generation"), 2)
+    client = store.client(timeout_s=120)
+    layers = [outline for outline in client.outlines() if outline.name != ROOT]
+    client.check_room_to_stream(ROOT)
+    engine, stream = open_streamed_engine(
+        client.read(ROOT), layers, lambda name: client.read(name).tensors, EngineSpec()
+    )
+    assert tokens(engine) == expected
+    ray.kill(store.servers[1], no_restart=False)
+    assert tokens(engine) == expected
+    stream.close()
     store.close()
 
 
