@@ -25,7 +25,8 @@ class ParallelSpec(Section):
     """Where ZeRO keeps what it splits (arXiv 2101.06840): on the device, in host memory (stages 1 to 3), or on a disk
     (stage 3, arXiv 2104.07857)."""
     offload_folder: str | None = None
-    """A folder on a fast local disk of every node, for ``offload: nvme``."""
+    """A folder on a fast local disk of every node, for ``offload: nvme``, which is refused while its losses are not
+    those of plain training."""
     tensor: PositiveInt = 1
     """Into how many parts each layer is cut (Megatron, arXiv 1909.08053); goes with ``zero`` and ``pipeline``."""
     pipeline: PositiveInt = 1
