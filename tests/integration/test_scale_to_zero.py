@@ -37,6 +37,7 @@ def sleepy(ray_cluster: str, generator_folder: Path) -> Iterator[ServedApp]:
         target_outstanding_tokens=2000.0,
         upscale_delay_s=0.0,
         downscale_delay_s=1.0,
+        downscale_to_zero_delay_s=6.0,  # time to look at the only replica
         metrics_interval_s=0.5,
         look_back_period_s=1.5,
     )
