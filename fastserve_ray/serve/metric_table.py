@@ -33,7 +33,8 @@ class Metric:
     buckets: tuple[float, ...] = SECONDS
     """Of a histogram."""
     status: str | None = None
-    """The field of a replica's status that it shows; None: the process that answers HTTP counts it."""
+    """The field of a replica's status that it shows, a number, or numbers by a third label; None: the process that
+    answers HTTP counts it."""
 
     @property
     def full_name(self) -> str:
@@ -106,5 +107,14 @@ METRICS = (
     _of_replica("prefix_cache_queries", "counter", "Prompt tokens looked up in the cache", "prefix_query_tokens"),
     _of_replica("prefix_cache_hits", "counter", "Of them, those that the cache had", "prefix_hit_tokens"),
     _of_replica("num_preemptions", "counter", "Times that a completion that ran had to wait", "num_preemptions"),
+    Metric(
+        "replica_start_seconds",
+        "gauge",
+        "Time of each phase of a replica's start, up to its first token",
+        (*BY_REPLICA, "phase"),
+        "Engines",
+        "s",
+        status="start_seconds",
+    ),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}

@@ -103,14 +103,7 @@ class _Replicas(Collector):
                 kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
                 family = kind(PREFIX + metric.name, metric.text, labels=metric.labels)
                 for model, status in self._statuses:
-                    family.add_metric([model, status.replica], getattr(status, metric.status))
+                    value = getattr(status, metric.status)
+                    for label, number in value.items() if isinstance(value, dict) else [(None, value)]:
+                        family.add_metric([model, status.replica, *([] if label is None else [label])], number)
                 yield family
-        yield self._starts()
-
-    def _starts(self) -> GaugeMetricFamily:
-        text = "Time of each phase of a replica's start, up to its first token"
-        family = GaugeMetricFamily(f"{PREFIX}replica_start_seconds", text, labels=["model", "replica", "phase"])
-        for model, status in self._statuses:
-            for phase, seconds in status.start_seconds.items():
-                family.add_metric([model, status.replica, phase], seconds)
-        return family

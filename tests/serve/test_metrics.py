@@ -110,7 +110,8 @@ def test_the_page_has_every_metric_of_the_table() -> None:
     seen = streamed()
     seen.code = "timeout"
     metrics.request_ended(seen)
-    status = ReplicaStatus("r", 1, 2, 30, 40, num_preemptions=5, prefix_query_tokens=6, prefix_hit_tokens=3)
+    counts = {"num_preemptions": 5, "prefix_query_tokens": 6, "prefix_hit_tokens": 3}
+    status = ReplicaStatus("r", 1, 2, 30, 40, **counts, start_seconds={"import": 3.5})  # type: ignore[arg-type]
     found = values(metrics, (status,))
     names = {name for name, *_ in found}
     for metric in METRICS:
