@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fastserve_ray.plan.memory import StageMemory
-    from fastserve_ray.plan.resources import Present
+    from fastserve_ray.plan.resources import Bundles, Present
     from fastserve_ray.plan.stages import Plan, PlannedStage
 
 State = Literal["published", "to do", "starts anew", "unknown"]
@@ -82,11 +82,7 @@ def _as_json(
             "state": states[stage.name],
             "inputs": list(stage.inputs),
             "spec_keys": list(stage.spec_keys),
-            "resources": {
-                "bundles": stage.resources.count,
-                "cpus_each": stage.resources.cpus,
-                "gpus_each": stage.resources.gpus,
-            },
+            "resources": _bundles_as_json(stage.resources),
         }
         for stage in plan.stages
     ]
@@ -108,6 +104,17 @@ def _as_json(
             "do_not_fit": [stage.name for stage in short_stages(plan.stages, present)],
         },
     }
+
+
+def _bundles_as_json(bundles: Bundles) -> dict[str, JsonValue]:
+    found: dict[str, JsonValue] = {
+        "bundles": bundles.count,
+        "cpus_each": bundles.cpus,
+        "gpus_each": bundles.gpus,
+    }
+    if bundles.others:
+        found["others"] = [_bundles_as_json(other) for other in bundles.others]
+    return found
 
 
 def _print(

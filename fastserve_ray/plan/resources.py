@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastserve_ray.errors import PlacementError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from fastserve_ray.plan.stages import Plan, PlannedStage
     from fastserve_ray.spec.run import RunSpec
+    from fastserve_ray.spec.serve import ServeSpec
 
 _PER_WORKER = {
     "train": "train.resources_per_worker",
@@ -37,18 +38,20 @@ class Bundles:
     """CPUs of one."""
     gpus: float = 0.0
     """GPUs of one."""
+    others: tuple[Bundles, ...] = ()
+    """Of other sizes, or for other models, that must be there with them."""
 
     @property
     def total_cpus(self) -> float:
-        return self.count * self.cpus
+        return self.count * self.cpus + sum(other.total_cpus for other in self.others)
 
     @property
     def total_gpus(self) -> float:
-        return self.count * self.gpus
+        return self.count * self.gpus + sum(other.total_gpus for other in self.others)
 
     def __str__(self) -> str:
         each = f"{self.cpus:g} CPU" + (f" + {self.gpus:g} GPU" if self.gpus else "")
-        return f"{self.count} x ({each})"
+        return " + ".join([f"{self.count} x ({each})", *map(str, self.others)])
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Present:
 
 def bundles_of(spec: RunSpec, stage: str) -> Bundles:
     """What ``stage`` needs at least: one trial at a time for ``tune``, all shards of the smallest number of replicas
-    for ``serve``.
+    of every model for ``serve``.
 
     ``data``, ``import``, ``compress`` and ``verify`` run in one process of one CPU.
     """
@@ -72,10 +75,24 @@ def bundles_of(spec: RunSpec, stage: str) -> Bundles:
         each = spec.train.resources_per_worker
         return Bundles(count, float(each.CPU), float(each.GPU))
     if stage == "serve" and spec.serve is not None:
-        each = spec.serve.resources_per_replica
-        count = max(1, spec.serve.autoscaling_config.min_replicas) * spec.serve.shards.tensor
-        return Bundles(count, float(each.CPU), float(each.GPU))
+        return _served(spec.serve)
     return Bundles(1, 1.0)
+
+
+def _served(serve: ServeSpec) -> Bundles:
+    """Of the run's own model and of the further ones. Models without a replica at rest can take turns: of them, the one
+    that needs the most has a place."""
+    models = [serve, *map(serve.of_further, serve.models)]
+    found = [_replicas(model, max(1, model.autoscaling_config.min_replicas)) for model in models]
+    turns = [number for number, model in enumerate(models) if model.autoscaling_config.min_replicas == 0]
+    largest = max(turns, key=lambda number: (found[number].total_gpus, found[number].total_cpus), default=None)
+    first, *others = [bundles for number, bundles in enumerate(found) if number not in turns or number == largest]
+    return replace(first, others=tuple(others))
+
+
+def _replicas(model: ServeSpec, count: int) -> Bundles:
+    each = model.resources_per_replica
+    return Bundles(count * model.shards.tensor, float(each.CPU), float(each.GPU))
 
 
 def present_resources(spec: RunSpec) -> Present:
@@ -126,17 +143,19 @@ def check_placement(plan: Plan, cpus: float | None, gpus: float | None) -> None:
         "the stages ask for more than the cluster has",
         value=asked,
         allowed=f"bundles that fit into {there}",
-        key=_keys_of(name, is_sharded=plan.spec.serve is not None and plan.spec.serve.shards.tensor > 1),
+        key=_keys_of(name, plan.spec.serve),
         hint="or run on a larger cluster (cluster.address, cluster.num_cpus)",
     )
 
 
-def _keys_of(stage: str, *, is_sharded: bool) -> str:
+def _keys_of(stage: str, serve: ServeSpec | None) -> str:
     """What a user changes so that ``stage`` asks for less."""
     if stage not in _COUNT:
         return "cluster.num_cpus"
-    counts = f"serve.shards.tensor, {_COUNT[stage]}" if stage == "serve" and is_sharded else _COUNT[stage]
-    return f"{counts} or {_PER_WORKER[stage]}"
+    keys = [_COUNT[stage]]
+    if stage == "serve" and serve is not None:
+        keys = ["serve.models"] * bool(serve.models) + ["serve.shards.tensor"] * (serve.shards.tensor > 1) + keys
+    return f"{', '.join(keys)} or {_PER_WORKER[stage]}"
 
 
 def short_stages(stages: Iterable[PlannedStage], present: Present) -> Iterable[PlannedStage]:

@@ -34,6 +34,29 @@ def test_each_stage_asks_for_its_own() -> None:
     assert spread.stage("train").resources == spread.stage("tune").resources == Bundles(4, 1.0)
 
 
+def test_every_served_model_asks_for_its_replicas() -> None:
+    further = {"base": "x", "shards": {"tensor": 2}, "autoscaling_config": {"min_replicas": 2, "max_replicas": 2}}
+    serve = {"models": {"large": further, "small": {"base": "y", "resources_per_replica": {"CPU": 0.5}}}}
+    plan = plan_with(serve=serve)
+    asked = plan.stage("serve").resources
+    assert asked == Bundles(1, 1.0, others=(Bundles(4, 1.0), Bundles(1, 0.5)))
+    assert (asked.total_cpus, str(asked)) == (5.5, "1 x (1 CPU) + 4 x (1 CPU) + 1 x (0.5 CPU)")
+    check_placement(plan, 5.5, 0)
+    with pytest.raises(PlacementError, match=r"serve asks for 1 x \(1 CPU\) \+ 4 x") as refusal:
+        check_placement(plan, 5, 0)
+    assert (refusal.value.key or "").startswith("serve.models, ")
+
+
+def test_models_without_replicas_at_rest_take_turns() -> None:
+    at_zero = {"min_replicas": 0, "max_replicas": 1}
+    large = {"base": "x", "autoscaling_config": at_zero, "resources_per_replica": {"CPU": 3}}
+    small = {"base": "y", "autoscaling_config": at_zero}
+    serve = {"models": {"small": small, "large": large}}
+    assert plan_with(serve=serve).stage("serve").resources == Bundles(1, 1.0, others=(Bundles(1, 3.0),))
+    alone = {**serve, "autoscaling_config": at_zero}
+    assert plan_with(serve=alone).stage("serve").resources == Bundles(1, 3.0)
+
+
 def test_shards_that_do_not_fit_are_named() -> None:
     with pytest.raises(PlacementError, match=r"serve asks for 4 x \(1 CPU\)") as refusal:
         check_placement(plan_with(serve={"shards": {"tensor": 4}}), 2, 0)
