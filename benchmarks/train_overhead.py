@@ -4,7 +4,8 @@ The same model, rows, optimizer and DeepSpeed settings, two workers with one thr
 actors, and through a loop written by hand under ``torchrun`` (benchmarks/plain_train.py), with DDP and with DeepSpeed
 ZeRO-2. The two live at the same time and take turns of some seconds: the workers of the one are stopped (SIGSTOP) while
 those of the other train, so that a drift of the machine hits both alike. A round's figure is the median of its last
-steps, most of which no change of turns fell into; the table's is the median over the rounds.
+steps, most of which no change of turns fell into; the table's ratio is the median of the rounds' own ratios, since the
+machine drifts more from round to round than within one.
 
     python -m benchmarks.train_overhead [--quick] [--rounds 5] [--json FILE]
 """
@@ -174,7 +175,7 @@ def row(name: str, own: list[float], other: list[float]) -> dict[str, Figure]:
         "strategy": name,
         "ours ms": statistics.median(own) * 1e3,
         "plain ms": statistics.median(other) * 1e3,
-        "ours / plain": statistics.median(own) / statistics.median(other),
+        "ours / plain": statistics.median(ratios),
         "lowest round": min(ratios),
         "highest round": max(ratios),
         "goal": GOAL,
