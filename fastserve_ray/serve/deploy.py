@@ -124,25 +124,11 @@ def deploy(
         ServeError: the application does not take its settings, the port is taken, or a replica does not start; the
             message holds the replica's own error.
     """
-    if task == "masked-lm":
-        raise ServeError(
-            "a masked language model is made to be fine-tuned; there is no endpoint for it",
-            value=str(model),
-            allowed="a model for text-generation or text-classification",
-            key="model.task",
-        )
+    _refuse_without_endpoint(task, model)
     say = on_status or (lambda _: None)
     access = access_of(spec)
-    if spec.application is not None:
-        load_application(spec.application)
     name = spec.model_name or model_name
-    targets = [
-        ServeTarget(ModelSource(str(model), storage, revision), task, name, spec),
-        *further_targets(spec, storage),
-    ]
-    targets = [with_shares(target, access) for target in targets]
-    for target in targets:
-        check_deployment(Path(target.source.reference), target.task, target.spec)
+    targets = _targets(ServeTarget(ModelSource(str(model), storage, revision), task, name, spec), access)
     owns_ray = False
     owns_serve = False
     old: Contents | None = None
@@ -167,6 +153,31 @@ def deploy(
             _run(*old)
         raise
     return ServedApp(name, url, task, name, owns_serve, owns_ray)
+
+
+def _refuse_without_endpoint(task: TaskName, model: str | Path) -> None:
+    if task == "masked-lm":
+        raise ServeError(
+            "a masked language model is made to be fine-tuned; there is no endpoint for it",
+            value=str(model),
+            allowed="a model for text-generation or text-classification",
+            key="model.task",
+        )
+
+
+def _targets(first: ServeTarget, access: Access) -> list[ServeTarget]:
+    """``first`` and the further models of its spec, checked as far as that needs no cluster.
+
+    Raises:
+        UnknownNameError, ServeError, SpecError, ModelError, ArtifactError: see `deploy` and `targets.further_targets`.
+    """
+    if first.spec.application is not None:
+        load_application(first.spec.application)
+    found = [first, *further_targets(first.spec, first.source.storage)]
+    targets = [with_shares(target, access) for target in found]
+    for target in targets:
+        check_deployment(Path(target.source.reference), target.task, target.spec)
+    return targets
 
 
 def _run(targets: Sequence[ServeTarget], access: Access) -> None:
