@@ -169,7 +169,7 @@ def _print_resources(output: Console, plan: Plan, present: Present) -> None:
     from fastserve_ray.plan.resources import short_stages
 
     if present.cpus is None or present.gpus is None:
-        output.print("resources present: asked of the running Ray when the run starts (cluster.address: auto)")
+        output.print("resources present: asked of the running Ray when the run starts (cluster.address)")
         return
     output.print(f"resources present: {present.cpus:g} CPU, {present.gpus:g} GPU")
     for stage in short_stages(plan.stages, present):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fastserve_ray.plan.stages import Plan, PlannedStage
+    from fastserve_ray.spec.cluster import ClusterSpec
     from fastserve_ray.spec.run import RunSpec
     from fastserve_ray.spec.serve import ServeSpec
 
@@ -96,14 +97,21 @@ def _replicas(model: ServeSpec, count: int) -> Bundles:
 
 
 def present_resources(spec: RunSpec) -> Present:
-    """CPUs and GPUs of an embedded Ray: what the file gives, else what this machine has."""
+    """CPUs and GPUs of an embedded Ray: what the file gives, else what this machine has. Of another Ray: what the
+    nodes have that the file describes, when there are as many as may be."""
     if spec.cluster.address != "local":
-        return Present(None, None)
+        return _described(spec.cluster)
     cpus, gpus = spec.cluster.num_cpus, spec.cluster.num_gpus
     return Present(
         float(os.cpu_count() or 1) if cpus is None else float(cpus),
         float(count_gpus()) if gpus is None else float(gpus),
     )
+
+
+def _described(cluster: ClusterSpec) -> Present:
+    if cluster.available_node_types is None:
+        return Present(None, None)
+    return Present(float(cluster.most_of_resource("CPU")), float(cluster.most_of_resource("GPU")))
 
 
 def count_gpus() -> int:

@@ -20,7 +20,7 @@ from fastserve_ray.errors import FastServeError
 from fastserve_ray.plan.resources import Present
 from fastserve_ray.run.signals import take_sigterm
 from fastserve_ray.run.worker import StageWorker
-from fastserve_ray.serve.environment import set_environment
+from fastserve_ray.serve.environment import runtime_env_of, set_environment
 from fastserve_ray.storage.lock import FileLock
 
 if TYPE_CHECKING:
@@ -63,14 +63,17 @@ class RayRuntime:
         if is_local:
             set_environment()
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+        env = {"runtime_env": runtime_env_of(self._cluster)}
         self._is_borrowed = ray.is_initialized()
+        if not self._is_borrowed:
+            _refuse_jobs_address(self._cluster)
         try:
             if self._is_borrowed:
                 context = ray.init(ignore_reinit_error=True, **quiet)
             elif is_local:
-                context = ray.init(**self._local_options(), **quiet)
+                context = ray.init(**self._local_options(), **env, **quiet)
             else:
-                context = ray.init(address=self._cluster.address, **quiet)
+                context = ray.init(address=self._cluster.address, **env, **quiet)
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:
             raise FastServeError(
                 "Ray cannot be started" if is_local else "no running Ray was found",
@@ -163,6 +166,18 @@ class RayRuntime:
         if self._cluster.address != "local":
             return 1
         return min(os.cpu_count() or 1, self._cluster.num_cpus or os.cpu_count() or 1)
+
+
+def _refuse_jobs_address(cluster: ClusterSpec) -> None:
+    if cluster.is_submitted_to:
+        raise FastServeError(
+            "a Ray behind this address takes jobs; it cannot be joined from here",
+            value=cluster.address,
+            allowed="local or auto",
+            key="cluster.address",
+            hint=f"submit the run as a job: ray job submit --address {cluster.address} --working-dir . -- "
+            "fastserve run app.yaml --set cluster.address=auto",
+        )
 
 
 def _cause_of(error: Any, stage: str) -> FastServeError:

@@ -1,11 +1,18 @@
-"""What Ray Serve's own processes read from the environment of their Ray; so it is set before Ray starts.
+"""Environments: what Ray Serve's own processes read from that of their Ray, which is set before Ray starts; and the
+runtime environment of a run.
 
-In a Ray that runs already it is for those who start it (``ray start``) to set the same.
+In a Ray that runs already it is for those who start it (``ray start``) to set the first.
 """
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from fastserve_ray.spec.cluster import ClusterSpec
 
 ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "fastserve_ray.serve.proxy:middlewares",
@@ -18,3 +25,17 @@ def set_environment() -> None:
     """For a Ray that this process is about to start; what a user has set stays."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def runtime_env_of(cluster: ClusterSpec) -> dict[str, JsonValue] | None:
+    """For ``ray.init``. A job has the one that it was submitted with, and Ray refuses a second."""
+    if _JOB in os.environ:
+        return None
+    env = cluster.runtime_env.as_ray()
+    if cluster.address == "local":
+        env = {name: value for name, value in env.items() if name == "env_vars"}
+    return env or None
+
+
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the process that runs a job's command."""

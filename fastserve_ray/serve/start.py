@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError
 
 from fastserve_ray.errors import PlacementError, ServeError
 from fastserve_ray.serve.app import QUIET
-from fastserve_ray.serve.environment import set_environment
+from fastserve_ray.serve.environment import runtime_env_of, set_environment
 from fastserve_ray.serve.ports import base_url, choose_port
 
 ROUNDING = 1e-4
@@ -43,6 +43,8 @@ def ensure_ray(cluster: ClusterSpec | None, spec: ServeSpec, say: Callable[[str]
         options |= {"object_store_memory": None if memory is None else memory * 2**20}
     elif cluster is not None:
         options = {"address": cluster.address}
+    if cluster is not None:
+        options |= {"runtime_env": runtime_env_of(cluster)}
     ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     return True
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 MAX_VALUE_CHARS = 60
+KEY = "[key]"
+"""The end of pydantic's location of a mapping's key that is wrong itself."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ def _place(location: Sequence[int | str], data: object) -> _Place:
     parent: object = RunSpec
     union: tuple[Path, object] | None = None
     for part in location:
+        if part == KEY and get_origin(unwrap(parent)[0]) is dict:
+            current = get_args(unwrap(parent)[0])[0]
+            continue
         members = union_members(current)
         if len(members) > 1:
             tagged = [member for tag, member in members if tag == part]

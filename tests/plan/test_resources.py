@@ -95,6 +95,10 @@ def test_what_is_present() -> None:
     assert (sized.cpus, sized.gpus) == (7, 2)
     joined = present_resources(with_overrides(spec, {"cluster.address": "auto"}))
     assert (joined.cpus, joined.gpus) == (None, None)
+    types = {"head": {"resources": {"CPU": 4}}, "worker": {"resources": {"CPU": 8, "GPU": 2}, "max_workers": 3}}
+    described = {"address": "auto", "head_node_type": "head", "available_node_types": types}
+    grown = present_resources(with_overrides(spec, {"cluster": described}))
+    assert (grown.cpus, grown.gpus) == (24, 6)
 
 
 @pytest.mark.parametrize(

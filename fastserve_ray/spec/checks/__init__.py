@@ -9,7 +9,9 @@ from fastserve_ray.spec.checks.cluster import check_cluster
 from fastserve_ray.spec.checks.compress import check_compress, check_verify
 from fastserve_ray.spec.checks.data import check_data, check_stages
 from fastserve_ray.spec.checks.model import check_model
+from fastserve_ray.spec.checks.nodes import check_nodes
 from fastserve_ray.spec.checks.parallel import check_parallel
+from fastserve_ray.spec.checks.secrets import check_pods, check_secrets
 from fastserve_ray.spec.checks.serve import check_serve
 from fastserve_ray.spec.checks.shards import check_shards
 from fastserve_ray.spec.checks.train import check_train
@@ -37,6 +39,9 @@ _RULES: tuple[Callable[[RunSpec], Iterable[Finding]], ...] = (
     check_weights,
     check_shards,
     check_cluster,
+    check_nodes,
+    check_secrets,
+    check_pods,
 )
 
 

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from fastserve_ray.errors import FastServeError
+from fastserve_ray.run.ray_runtime import RayRuntime
+from fastserve_ray.serve.environment import runtime_env_of
+from fastserve_ray.spec.cluster import ClusterSpec
+
+RUNTIME_ENV = {"pip": ["left-pad==1"], "env_vars": {"A": "b"}, "working_dir": "."}
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("auto", RUNTIME_ENV), ("http://head:8265", RUNTIME_ENV), ("local", {"env_vars": {"A": "b"}})],
+)
+def test_the_runtime_environment_goes_to_ray(address: str, expected: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = ClusterSpec.model_validate({"address": address, "runtime_env": RUNTIME_ENV})
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert runtime_env_of(cluster) == expected
+    assert runtime_env_of(ClusterSpec.model_validate({"address": address})) is None
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert runtime_env_of(cluster) is None, "a job has its own"
+
+
+def test_an_address_that_takes_jobs_is_not_joined() -> None:
+    with pytest.raises(FastServeError, match="takes jobs") as caught:
+        RayRuntime(ClusterSpec(address="http://head:8265")).start()
+    assert caught.value.key == "cluster.address"
+    assert "ray job submit --address http://head:8265" in str(caught.value.hint)
