@@ -81,9 +81,9 @@ class Replica:
         from fastserve_ray.spec.serve import EngineSpec
 
         start = perf_counter()
-        model, tokenizer = assemble(store.client().read_all(), torch.device("cpu"))
+        whole = assemble(store.client().read_all(), torch.device("cpu"))
         ready = perf_counter() - start
-        self._engine = build_generate_engine(model, tokenizer, EngineSpec(**SETTINGS), is_prepared=True)
+        self._engine = build_generate_engine(whole.model, whole.tokenizer, EngineSpec(**SETTINGS), is_prepared=True)
         return ready, perf_counter() - start
 
     def open_stream(self, store: WeightStore) -> int:

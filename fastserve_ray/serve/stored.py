@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ray.serve")
 
-STORED_TASKS: tuple[TaskName, ...] = ("text-generation", "text-classification")
+STORED_TASKS: tuple[TaskName, ...] = ("text-generation", "text-classification", "text-embedding")
 MIN_BYTES = 64 * 2**20
 """Smaller models are read as fast as servers for them would start."""
 

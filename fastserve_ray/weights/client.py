@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
@@ -16,7 +18,7 @@ from fastserve_ray.weights.capacity import check_room
 from fastserve_ray.weights.objects import outline_of, tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fastserve_ray.models.pieces import Outline
     from fastserve_ray.weights.server import StoredPiece
@@ -44,17 +46,20 @@ class WeightClient:
         """Name of a piece -> its shard, which stays the same when a server is lost."""
 
     def read_all(self) -> list[Piece]:
-        """Every piece, its tensors in place in this node's object store, to which they come from peers if need be.
+        """Every piece, its tensors in place in this node's object store, to which they come from peers if need be, all
+        at the same time.
 
         Raises:
             WeightStoreError: the store of this node is too small, or the servers do not come back in time.
             FastServeError: the servers cannot build the model.
         """
         deadline = time.monotonic() + self._timeout_s
-        for shard in range(self._num_shards):
-            self._retrying(partial(self._part, shard, deadline), shard, deadline)
-        check_room(self.num_bytes, "the model's weights")
-        return [piece for shard in range(self._num_shards) for piece in self._read_shard(shard, deadline)]
+        shards = range(self._num_shards)
+        with ThreadPoolExecutor(self._num_shards, thread_name_prefix="weights") as pool:
+            list(pool.map(lambda shard: self._retrying(partial(self._part, shard, deadline), shard, deadline), shards))
+            check_room(self.num_bytes, "the model's weights")
+            parts = pool.map(lambda shard: self._read_shard(shard, deadline), shards)
+            return [piece for part in parts for piece in part]
 
     def outlines(self) -> list[Outline]:
         """Every piece without its tensors.
@@ -77,8 +82,9 @@ class WeightClient:
         shard = self._shard_of(name)
 
         def read() -> Piece:
-            (stored,) = (each for each in self._part(shard, deadline) if each.header.name == name)
-            return self._read(stored, deadline)
+            wanted = [stored for stored in self._part(shard, deadline) if stored.header.name == name]
+            (piece,) = self._read(wanted, deadline)
+            return piece
 
         return self._retrying(read, shard, deadline)
 
@@ -103,19 +109,21 @@ class WeightClient:
         return sum(stored.header.num_bytes for part in self._parts.values() for stored in part)
 
     def _read_shard(self, shard: int, deadline: float) -> list[Piece]:
-        def read() -> list[Piece]:
-            return [self._read(stored, deadline) for stored in self._part(shard, deadline)]
-
-        return self._retrying(read, shard, deadline)
+        return self._retrying(lambda: self._read(self._part(shard, deadline), deadline), shard, deadline)
 
     def _part(self, shard: int, deadline: float) -> list[StoredPiece]:
         if shard not in self._parts:
             self._parts[shard] = ray.get(self._locate(shard).part.remote(), timeout=_left(deadline))
         return self._parts[shard]
 
-    def _read(self, stored: StoredPiece, deadline: float) -> Piece:
-        objects = ray.get(list(stored.objects), timeout=_left(deadline))
-        return Piece(stored.header.name, stored.header.structure, tuple(tensors_of(stored.header, objects)))
+    def _read(self, part: Sequence[StoredPiece], deadline: float) -> list[Piece]:
+        """One call for all objects, which so come side by side."""
+        objects = iter(ray.get([each for stored in part for each in stored.objects], timeout=_left(deadline)))
+        headers = [stored.header for stored in part]
+        return [
+            Piece(header.name, header.structure, tuple(tensors_of(header, [*islice(objects, header.num_objects)])))
+            for header in headers
+        ]
 
     def _retrying(self, call: Callable[[], _T], shard: int, deadline: float) -> _T:
         """``call`` until no server or object is lost on the way.

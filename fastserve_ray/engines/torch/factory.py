@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from fastserve_ray.engines.protocol import AnyEngine, BatchEngine, GenerateEngine
+    from fastserve_ray.engines.protocol import AnyEngine, GenerateEngine
     from fastserve_ray.engines.torch.paged.kernels import PagedKernel
     from fastserve_ray.engines.torch.streamed import LayerStream, ReadLayer
     from fastserve_ray.models.pieces import Outline, Piece
@@ -58,20 +58,23 @@ def open_torch_engine(folder: str | Path, task: TaskName, spec: EngineSpec) -> A
     return build_generate_engine(loaded.model, loaded.tokenizer, spec)
 
 
-def open_stored_engine(pieces: Sequence[Piece], task: TaskName, spec: EngineSpec) -> GenerateEngine | BatchEngine:
+def open_stored_engine(pieces: Sequence[Piece], task: TaskName, spec: EngineSpec) -> AnyEngine:
     """The engine over the pieces of a `stored.ModelBuilder`, which a CPU reads in place.
 
     Raises:
         EngineError: the pieces are not for this processor or device, or as `open_torch_engine`.
     """
     from fastserve_ray.engines.torch.stored import assemble
+    from fastserve_ray.models.pooling import Pooling
 
     if spec.num_threads is not None:
         torch.set_num_threads(spec.num_threads)
-    model, tokenizer = assemble(pieces, choose_device(spec.device))
+    whole = assemble(pieces, choose_device(spec.device))
     if task == "text-classification":
-        return TorchClassifier(model, tokenizer, spec)
-    return build_generate_engine(model, tokenizer, spec, is_prepared=True)
+        return TorchClassifier(whole.model, whole.tokenizer, spec)
+    if task == "text-embedding":
+        return TorchEmbedder(whole.model, whole.tokenizer, whole.pooling or Pooling(), spec)
+    return build_generate_engine(whole.model, whole.tokenizer, spec, is_prepared=True)
 
 
 def open_streamed_engine(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from fastserve_ray.engines.torch.streamed import ReadLayer
     from fastserve_ray.models.pieces import Outline
+    from fastserve_ray.models.pooling import Pooling
     from fastserve_ray.spec.model import TaskName
 
 ROOT = ""
@@ -72,7 +73,8 @@ class ModelBuilder:
             for name in names:
                 replace_layer(model, name, nn.Identity())
             self._prepare(model, [name for name, _ in model.named_modules()])
-            yield take_apart(ROOT, _Root(model, loaded.tokenizer, layout() if self._packs else None, configs))
+            packed_for = layout() if self._packs else None
+            yield take_apart(ROOT, Whole(model, loaded.tokenizer, loaded.pooling, packed_for, configs))
 
     def _prepared(self, model: Any, name: str) -> nn.Module:
         below = model.get_submodule(name).named_modules(prefix=name)
@@ -90,19 +92,21 @@ class ModelBuilder:
 
 
 @dataclass(frozen=True)
-class _Root:
-    """What the first piece holds."""
+class Whole:
+    """A model with all that an engine needs of it; without its layers what the first piece holds."""
 
     model: Any
     tokenizer: Any
+    pooling: Pooling | None
+    """Of an embedding model."""
     layout: tuple[int, int] | None
     """Of the processor that packed the model; None when it is not packed."""
     configs: list[Any]
     """That the layers share with the model."""
 
 
-def assemble(pieces: Sequence[Piece], device: torch.device) -> tuple[Any, Any]:
-    """The model of all ``pieces`` on ``device``, on a CPU over their tensors in place, and its tokenizer.
+def assemble(pieces: Sequence[Piece], device: torch.device) -> Whole:
+    """The model of all ``pieces`` on ``device``, on a CPU over their tensors in place.
 
     Raises:
         EngineError: the model was prepared for another kind of processor.
@@ -111,11 +115,12 @@ def assemble(pieces: Sequence[Piece], device: torch.device) -> tuple[Any, Any]:
     root = _root_of(by_name.pop(ROOT), device)
     for name, piece in by_name.items():
         replace_layer(root.model, name, _whole(piece, root.configs))
-    return root.model.eval().to(device), root.tokenizer
+    root.model.eval().to(device)
+    return root
 
 
-def _root_of(piece: Piece, device: torch.device) -> _Root:
-    root: _Root = _whole(piece)
+def _root_of(piece: Piece, device: torch.device) -> Whole:
+    root: Whole = _whole(piece)
     if root.layout is not None and (root.layout != layout() or device.type != "cpu"):
         raise EngineError(
             "the stored weights are packed for another kind of processor",

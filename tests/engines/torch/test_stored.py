@@ -18,14 +18,16 @@ from fastserve_ray.engines.torch.linears import layout
 from fastserve_ray.engines.torch.stored import ModelBuilder, assemble, share_out
 from fastserve_ray.errors import EngineError
 from fastserve_ray.models.compressed import save_compressed
+from fastserve_ray.models.pooling import Pooling
 from fastserve_ray.spec.compress import QuantizeStep
 from fastserve_ray.spec.serve import EngineSpec
-from tests.engines.tiny import build_classifier, build_model, build_tokenizer, greedy, random_prompts
+from tests.engines.tiny import build_classifier, build_encoder, build_model, build_tokenizer, greedy, random_prompts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fastserve_ray.engines.protocol import BatchEngine, GenerateEngine
+    from fastserve_ray.models.pooling import PoolingMode
 
 PROMPTS = random_prompts(3)
 
@@ -77,20 +79,42 @@ def test_quantized_weights(tmp_path: Path, scheme: str) -> None:
     assert tokens(open_stored_engine(pieces, "text-generation", EngineSpec())) == expected
 
 
-def test_a_classifier(tmp_path: Path) -> None:
-    folder = save(build_classifier("bert", num_labels=2), tmp_path)
-    texts = ["the cat", "the dog barked"]
+@pytest.mark.parametrize("num_labels", [1, 2])
+def test_a_classifier_and_a_cross_encoder(tmp_path: Path, num_labels: int) -> None:
+    folder = save(build_classifier("bert", num_labels=num_labels), tmp_path)
+    texts = ["the cat", ("the dog barked", "the cat")]
     expected = cast("BatchEngine", open_engine(folder, "text-classification")).predict(texts)
     pieces = pieces_of(ModelBuilder(partial(str, folder), "text-classification"), 2)
     engine = cast("BatchEngine", open_stored_engine(pieces, "text-classification", EngineSpec()))
     assert engine.predict(texts) == expected
+    check_in_place(engine, pieces)
+
+
+@pytest.mark.parametrize("mode", ["cls", "mean"])
+def test_an_embedder_with_its_pooling(tmp_path: Path, mode: PoolingMode) -> None:
+    folder = save(build_encoder(), tmp_path)
+    Pooling(mode, max_length=7).save(tmp_path, 1)
+    texts = ["the cat", "the dog barked at the cat that sat on the mat"]
+    plain: Any = open_engine(folder, "text-embedding")
+    pieces = pieces_of(ModelBuilder(partial(str, folder), "text-embedding"), 2)
+    engine: Any = open_stored_engine(pieces, "text-embedding", EngineSpec())
+    assert engine.max_length == 7
+    rows = engine.encode(texts, cuts=True)
+    assert rows == plain.encode(texts, cuts=True)
+    assert engine.embed(rows) == plain.embed(rows)
+    check_in_place(engine, pieces)
 
 
 def test_the_engine_reads_the_pieces_in_place(tmp_path: Path) -> None:
     folder = save(build_model("qwen2", tie_word_embeddings=True), tmp_path)
     pieces = pieces_of(ModelBuilder(partial(str, folder), "text-generation"), 1)
     engine: Any = open_stored_engine(pieces, "text-generation", EngineSpec())
-    model = engine._runner._model
+    check_in_place(engine._runner, pieces)
+
+
+def check_in_place(engine: Any, pieces: list[Any]) -> None:
+    """No tensor of the model is anywhere but in ``pieces``."""
+    model = engine._model
     own = {each.data_ptr() for tensors in (model.parameters(), model.buffers()) for each in tensors if each.numel()}
     assert own <= {tensor.data_ptr() for piece in pieces for tensor in piece.tensors}
     assert len(own) > 20
@@ -124,5 +148,5 @@ def test_for_a_gpu_layers_are_not_packed(tmp_path: Path) -> None:
     model = build_model(tie_word_embeddings=False)
     folder = save(model, tmp_path)
     pieces = pieces_of(ModelBuilder(partial(str, folder), "text-generation", on_gpu=True), 1)
-    back, _ = assemble(pieces, torch.device("cpu"))
+    back = assemble(pieces, torch.device("cpu")).model
     assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
