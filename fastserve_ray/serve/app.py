@@ -43,6 +43,9 @@ SHUTDOWN_POLL_S = 0.2
 """How often a replica that stops looks whether its requests have ended; Serve's default adds two seconds."""
 HEALTH_CHECK_PERIOD_S = 2.0
 """How often Serve looks whether a replica is alive; its default of ten seconds is added to every restart."""
+HEALTH_CHECK_TIMEOUT_S = 10.0
+"""What one such look waits for. A process that hangs is replaced after three of them: with Serve's default of 30 s that
+is more than the minute in which full service shall be back."""
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 """For Serve's processes: the metrics count requests, an access log line for each would cost as much as a token."""
 
@@ -83,6 +86,7 @@ def build_app(targets: Sequence[ServeTarget], access: Access | None = None, *, s
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=INGRESS_MAX_ONGOING_REQUESTS,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
         max_surge_percent=100,
         graceful_shutdown_timeout_s=max(target.spec.request_timeout_s for target in targets),
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
@@ -146,6 +150,7 @@ def _model_deployment(target: ServeTarget, surge_percent: int) -> Application:
         graceful_shutdown_timeout_s=spec.request_timeout_s,
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
         max_constructor_retry_count=1,  # a model that does not load once does not load twice
         logging_config=QUIET,
         **weight_servers(source, target.task, spec),
@@ -153,7 +158,7 @@ def _model_deployment(target: ServeTarget, surge_percent: int) -> Application:
         **replica_count(spec.autoscaling_config),
     )
     deployment._version = replica_version(target, source)  # Serve has no public way to say what has not changed
-    shards = () if spec.shards.tensor == 1 else (spec.shards.tensor,)
+    shards = () if spec.shards.tensor == 1 else (spec.shards,)
     return deployment.bind(source, _engine_spec(spec), *shards)
 
 

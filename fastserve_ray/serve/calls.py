@@ -38,6 +38,8 @@ class GenerateCall:
     """A longer prompt is refused; None: what the model's context takes."""
     timeout_s: float | None = None
     """From the call's arrival in the replica until its deadline."""
+    caller: str | None = None
+    """Id of the Ray actor that waits for the answer; with its end the call ends."""
 
     @property
     def prompt_field(self) -> str:

@@ -77,11 +77,21 @@ class ServedModel:
 
 
 class Gateway:
-    """Calls replicas through Serve's handles; one for all models of the application."""
+    """Calls replicas through Serve's handles; one for all models of the application.
+
+    Args:
+        caller: id of this process's actor, with whose end its calls end too.
+    """
 
     def __init__(
-        self, models: Mapping[str, ServedModel], handles: Mapping[str, Any], admission: Admission | None = None
+        self,
+        models: Mapping[str, ServedModel],
+        handles: Mapping[str, Any],
+        admission: Admission | None = None,
+        *,
+        caller: str | None = None,
     ) -> None:
+        self._caller = caller
         self.models = models
         self.admission = admission or Admission()
         self._handles = handles
@@ -199,7 +209,7 @@ class Gateway:
     def _with_work(self, model: ServedModel, call: Any) -> Any:
         if not isinstance(call, GenerateCall):
             return call
-        return dataclasses.replace(call, work=self._estimates[model.name].expect(call))
+        return dataclasses.replace(call, work=self._estimates[model.name].expect(call), caller=self._caller)
 
     def _with_wait(self, failure: Failure, model: ServedModel) -> Failure:
         """When the client of an overloaded model should come back: when those before it will have ended."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import serve
 
 from fastserve_ray.serve.api import build_api
@@ -47,7 +48,10 @@ class Ingress:
         self._access = access or Access()
         keeper = None if ledger is None else SharedKeeper(ledger, self._access.keys or ())
         self._gateway = Gateway(
-            dict(zip(names, models, strict=True)), dict(zip(names, handles, strict=True)), Admission(keeper)
+            dict(zip(names, models, strict=True)),
+            dict(zip(names, handles, strict=True)),
+            Admission(keeper),
+            caller=ray.get_runtime_context().get_actor_id(),
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

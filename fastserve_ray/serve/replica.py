@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastserve_ray.errors import EngineError, FastServeError
 from fastserve_ray.serve import starting
 from fastserve_ray.serve.autoscaling import METRIC
+from fastserve_ray.serve.callers import Callers
 from fastserve_ray.serve.calls import (
     Classified,
     ClassifyCall,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from fastserve_ray.serve.shards import ShardGang
     from fastserve_ray.serve.source import ModelSource
     from fastserve_ray.spec.model import TaskName
-    from fastserve_ray.spec.serve import EngineSpec
+    from fastserve_ray.spec.serve import EngineSpec, ShardsSpec
 
 logger = logging.getLogger("ray.serve")
 
@@ -47,7 +48,7 @@ logger = logging.getLogger("ray.serve")
 class GenerateReplica:
     """Completes prompts; see `calls` for what comes in and goes out."""
 
-    def __init__(self, source: ModelSource, spec: EngineSpec, num_shards: int = 1) -> None:
+    def __init__(self, source: ModelSource, spec: EngineSpec, shards: ShardsSpec | None = None) -> None:
         self._start = starting.begin()
         self._num_calls = 0
         self._gang: ShardGang | None = None
@@ -56,20 +57,22 @@ class GenerateReplica:
 
             import_libraries(spec)
         with self._start.phase("weights"):
-            self._engine = AsyncEngine(self._open_engine(source, spec, num_shards))
+            self._engine = AsyncEngine(self._open_engine(source, spec, shards))
             self._engine.start()
         self._spelling = Spelling(self._engine.tokenizer)
         self._num_streams = 0
         self._ledger = Ledger(time.time)
+        self._callers = Callers()
 
     async def stream(self, call: GenerateCall) -> AsyncGenerator[Frame | Failure, None]:
         """Frames as they come; a failure, if any, is the last item. Closing it cancels the call."""
         frames = None
         self._num_calls += 1
         try:
-            frames = await self._frames(call)
-            async for frame in frames:
-                yield frame
+            with self._callers.waiting(call.caller):
+                frames = await self._frames(call)
+                async for frame in frames:
+                    yield frame
         except (RequestFailed, StreamFailed, FastServeError) as error:
             yield self._failure(error, call)
         finally:
@@ -81,7 +84,8 @@ class GenerateReplica:
         """Everything in one frame."""
         self._num_calls += 1
         try:
-            return merge_frames([frame async for frame in await self._frames(call)])
+            with self._callers.waiting(call.caller):
+                return merge_frames([frame async for frame in await self._frames(call)])
         except (RequestFailed, StreamFailed, FastServeError) as error:
             return self._failure(error, call)
         finally:
@@ -143,12 +147,12 @@ class GenerateReplica:
         if not self._engine.healthy or self._has_lost_shards():
             raise EngineError("the engine has stopped or its steps keep failing")
 
-    def _open_engine(self, source: ModelSource, spec: EngineSpec, num_shards: int) -> Any:
-        if num_shards == 1:
+    def _open_engine(self, source: ModelSource, spec: EngineSpec, shards: ShardsSpec | None) -> Any:
+        if shards is None:
             return open_source(source, "text-generation", spec)
         from fastserve_ray.serve.shards import leave, open_over_shards
 
-        engine, self._gang = open_over_shards(source, spec, num_shards, on_lost=lambda: leave(lambda: self._num_calls))
+        engine, self._gang = open_over_shards(source, spec, shards, on_lost=lambda: leave(lambda: self._num_calls))
         return engine
 
     def _has_lost_shards(self) -> bool:

@@ -3,6 +3,8 @@
 The replica is rank 0. Serve reserves one bundle for each rank before it starts the replica, so its shards have their
 places. They stand and fall together: a shard that ends takes the others and the replica's process with it, and Serve,
 which sees the replica's end, starts another with a group of its own. Where the replica ends first, Ray ends its actors.
+A shard that hangs is ended like one that is lost: its process is asked every second whether it runs, and a layer waits
+for another rank no longer than that may take.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
     from fastserve_ray.engines.torch.engine import TorchEngine
     from fastserve_ray.engines.torch.shards.factory import Seat
     from fastserve_ray.serve.source import ModelSource
-    from fastserve_ray.spec.serve import EngineSpec
+    from fastserve_ray.spec.serve import EngineSpec, ShardsSpec
 
 logger = logging.getLogger("ray.serve")
 
 LOOPBACK = "127.0.0.1"
+BEAT_S = 1.0
+"""Between two looks whether the shards' processes answer."""
 EXPLAIN_S = 2.0
 """How long to wait for a shard that has closed its connections to be over."""
 CLOSE_S = 5.0
@@ -41,7 +45,13 @@ LAST_WORDS_S = 2.0
 
 
 class ShardHost:
-    """The process of one rank but the first."""
+    """The process of one rank but the first. It has two threads: one runs the model."""
+
+    def __init__(self, hang_timeout_s: float) -> None:
+        self._hang_timeout_s = hang_timeout_s
+
+    def beat(self) -> None:
+        """Answers as long as the process runs, whatever its other thread does."""
 
     def where(self) -> tuple[str, str]:
         """Id and address of its node."""
@@ -51,11 +61,12 @@ class ShardHost:
         """Follow rank 0 until it closes its engine."""
         from fastserve_ray.engines.torch.shards.factory import run_shard
 
-        run_shard(rank, len(seats), init_method, source.fetch_folder(), spec, seat=seats[rank])
+        folder = source.fetch_folder()
+        run_shard(rank, len(seats), init_method, folder, spec, seat=seats[rank], timeout_s=self._hang_timeout_s)
 
 
 def open_over_shards(
-    source: ModelSource, spec: EngineSpec, num_shards: int, on_lost: Callable[[], None]
+    source: ModelSource, spec: EngineSpec, shards: ShardsSpec, on_lost: Callable[[], None]
 ) -> tuple[TorchEngine, ShardGang]:
     """The engine of this replica, which is rank 0, over the bundles of its placement group.
 
@@ -71,13 +82,16 @@ def open_over_shards(
 
     folder = source.fetch_folder()
     check_model(folder, "text-generation")
+    num_shards = shards.tensor
     check_shards(folder, spec, num_shards)
-    gang = ShardGang(num_shards)
+    gang = ShardGang(shards)
     seats = [Seat(host, ranks_here=ranks_here) for host, ranks_here in gang.places()]
     store, init_method = open_meeting(seats[0].host, num_shards)
     gang.run(seats, init_method, source, spec)
     try:
-        engine = open_leading_engine(num_shards, store, folder, spec, peers=gang, seat=seats[0])
+        engine = open_leading_engine(
+            num_shards, store, folder, spec, peers=gang, seat=seats[0], timeout_s=shards.hang_timeout_s
+        )
     except BaseException as error:
         cause = gang.error()
         gang.kill()
@@ -91,22 +105,24 @@ def open_over_shards(
 class ShardGang:
     """Ranks 1 and up as actors; see `engines.torch.shards.runner.Peers`."""
 
-    def __init__(self, num_shards: int) -> None:
+    def __init__(self, shards: ShardsSpec) -> None:
         group = get_current_placement_group()
         assert group is not None, "a sharded replica is deployed with a bundle for each shard"
-        assert len(group.bundle_specs) == num_shards
+        assert len(group.bundle_specs) == shards.tensor
+        self._hang_timeout_s = shards.hang_timeout_s
         self._is_closing = False
         self._is_broken = threading.Event()
         self._hosts: list[Any] = []
         self._runs: list[Any] = []
-        for rank in range(1, num_shards):
+        for rank in range(1, shards.tensor):
             bundle = group.bundle_specs[rank]
             actor = ray.remote(ShardHost).options(
                 num_cpus=bundle.get("CPU", 0),
                 num_gpus=bundle.get("GPU", 0),
+                max_concurrency=2,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
             )
-            self._hosts.append(actor.remote())
+            self._hosts.append(actor.remote(shards.hang_timeout_s))
 
     @property
     def is_broken(self) -> bool:
@@ -130,13 +146,15 @@ class ShardGang:
         threading.Thread(target=self._break_with_first, name="fastserve-shards", daemon=True).start()
 
     def watch(self, on_lost: Callable[[], None]) -> None:
-        """Call ``on_lost`` in a thread once the gang is broken."""
+        """Call ``on_lost`` in a thread once the gang is broken, which from now on a shard that does not answer breaks
+        too."""
 
         def wait() -> None:
             self._is_broken.wait()
             on_lost()
 
         threading.Thread(target=wait, name="fastserve-shards-watch", daemon=True).start()
+        threading.Thread(target=self._break_with_silent, name="fastserve-shards-beat", daemon=True).start()
 
     def explain(self) -> str | None:
         ended, _ = ray.wait(self._runs, num_returns=1, timeout=EXPLAIN_S)
@@ -169,6 +187,15 @@ class ShardGang:
             return
         logger.error("a shard of the model has ended: %s", self.explain())
         self.kill()
+
+    def _break_with_silent(self) -> None:
+        while not self._is_broken.wait(BEAT_S):
+            beats = [host.beat.remote() for host in self._hosts]
+            _, silent = ray.wait(beats, num_returns=len(beats), timeout=self._hang_timeout_s)
+            if silent and not self._is_closing and not self.is_broken:
+                ranks = ", ".join(str(beats.index(beat) + 1) for beat in silent)
+                logger.error("shard %s of the model has not answered for %g s", ranks, self._hang_timeout_s)
+                self.kill()
 
     def _epitaph(self, run: Any) -> str:
         cause = _cause(run)

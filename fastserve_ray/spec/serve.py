@@ -86,6 +86,9 @@ class ShardsSpec(Section):
     alone."""
     pipeline: PositiveInt = 1
     """Only 1: a served model is not cut between its layers."""
+    hang_timeout_s: PositiveFloat = 20.0
+    """A shard whose process does not answer for so long, or on which a layer waits for so long, counts as lost: all
+    shards of the replica end, and another replica starts. It does not count while a model is loaded."""
 
 
 class AutoscalingSpec(Section):

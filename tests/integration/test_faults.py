@@ -154,6 +154,21 @@ def test_a_lost_process_of_a_replica(victim: str, app: ServedApp, clients: Clien
 
 
 @pytest.mark.usefixtures("watcher")
+def test_a_shard_that_hangs(app: ServedApp, clients: Clients, expected: tuple[str, str]) -> None:
+    """Its process is there and does nothing. It counts as lost, and the replica ends with it."""
+    since = time.monotonic()
+    flight = InFlight(clients)
+    replica, shard = the_process(REPLICA), flight.shard
+    flight.ended()
+    check_cut(flight.begun.result(), expected)
+    check_complete(flight.waiting.result(), expected)
+    for future in flight.whole:
+        check_whole(future.result(), expected)
+    check_service(app, clients, expected, since)
+    wait_for(lambda: not (replica.is_running() or shard.is_running()), 30, "nothing is left of the old replica")
+
+
+@pytest.mark.usefixtures("watcher")
 def test_a_lost_controller_is_not_noticed(app: ServedApp, clients: Clients, expected: tuple[str, str]) -> None:
     flight = InFlight(clients)
     old = the_process("ServeController")
@@ -170,7 +185,8 @@ def test_a_lost_controller_is_not_noticed(app: ServedApp, clients: Clients, expe
 
 @pytest.mark.usefixtures("watcher")
 def test_a_lost_ingress(app: ServedApp, clients: Clients, expected: tuple[str, str]) -> None:
-    """It held all requests: those not begun get a 503, the stream an error event."""
+    """It held all requests: those not begun get a 503, the stream an error event. The replica, where they cannot go on
+    as long as a shard is stopped, gives them up, too."""
     flight = InFlight(clients)
     since = kill(the_process(INGRESS))
     flight.ended()
@@ -180,6 +196,7 @@ def test_a_lost_ingress(app: ServedApp, clients: Clients, expected: tuple[str, s
         assert (seen.status, seen.text) == (503, "")
         assert seen.error is not None
         assert seen.error["code"] == "unavailable"
+    wait_for(lambda: num_in_replica("tiny") == 0, 15, "nobody waits for them, so they end in the replica")
     flight.shard.resume()
     check_service(app, clients, expected, since)
 

@@ -82,7 +82,7 @@ def test_quantized_weights(tmp_path: Path, scheme: str) -> None:
 @pytest.mark.parametrize("num_labels", [1, 2])
 def test_a_classifier_and_a_cross_encoder(tmp_path: Path, num_labels: int) -> None:
     folder = save(build_classifier("bert", num_labels=num_labels), tmp_path)
-    texts = ["the cat", ("the dog barked", "the cat")]
+    texts: list[str | tuple[str, str]] = ["the cat", ("the dog barked", "the cat")]
     expected = cast("BatchEngine", open_engine(folder, "text-classification")).predict(texts)
     pieces = pieces_of(ModelBuilder(partial(str, folder), "text-classification"), 2)
     engine = cast("BatchEngine", open_stored_engine(pieces, "text-classification", EngineSpec()))

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo, is_nccl_available
+from torch.distributed import AllreduceOptions, BroadcastOptions, PrefixStore, ProcessGroupGloo, is_nccl_available
 
 from fastserve_ray.errors import EngineError
 
@@ -25,6 +25,8 @@ MESSAGE_BYTES = 8192
 in a second."""
 _LENGTH_BYTES = 8
 _NO_DEADLINE = timedelta(days=365)
+JOIN_S = 300.0
+"""What ranks wait for one another until all have started, and until all have loaded."""
 CPU = torch.device("cpu")
 
 
@@ -54,6 +56,12 @@ class Collectives:
         everyone[self.rank] = number
         self._wait(lambda: self._control.allreduce([everyone]))
         return int(everyone.min())
+
+    def meet(self) -> None:
+        """Wait for all ranks, as long as loading a model may take."""
+        options = AllreduceOptions()
+        options.timeout = timedelta(seconds=JOIN_S)
+        self._wait(lambda: self._control.allreduce([torch.zeros(1)], options))
 
     def concatenate(self, tensor: torch.Tensor, widths: Sequence[int]) -> torch.Tensor:
         """All ranks' tensors side by side along the last dimension, on rank 0; elsewhere ``tensor`` as it is.
@@ -124,7 +132,7 @@ def connect(
         device: where this rank's tensors are; of one kind on all ranks.
 
     Raises:
-        EngineError: not all ranks came within ``timeout_s``.
+        EngineError: not all ranks came within `JOIN_S`.
     """
 
     def group(name: str, timeout: timedelta) -> Any:
@@ -134,7 +142,7 @@ def connect(
         return ProcessGroupGloo(PrefixStore(name, store), rank, num_shards, options)
 
     try:
-        store.set_timeout(timedelta(seconds=timeout_s))
+        store.set_timeout(timedelta(seconds=JOIN_S))
         deadline = timedelta(seconds=timeout_s)
         control = group("control", _NO_DEADLINE)
         if device.type == "cuda":

@@ -21,7 +21,7 @@ from fastserve_ray.engines.torch.limits import choose_max_model_len
 from fastserve_ray.engines.torch.linears import prepare_linears
 from fastserve_ray.engines.torch.probe import check_logits, reference_logits, refusing
 from fastserve_ray.engines.torch.runner import Runner, adopt
-from fastserve_ray.engines.torch.shards.collectives import Collectives, connect
+from fastserve_ray.engines.torch.shards.collectives import JOIN_S, Collectives, connect
 from fastserve_ray.engines.torch.shards.loading import load_share, read_model_config
 from fastserve_ray.engines.torch.shards.plan import plan_for, share_of
 from fastserve_ray.engines.torch.shards.processes import LOOPBACK, ShardProcesses
@@ -88,10 +88,10 @@ class Seat:
         return cls(LOOPBACK, gpu=rank, ranks_here=num_shards)
 
 
-def open_meeting(host: str, num_shards: int, timeout_s: float = TIMEOUT_S) -> tuple[Any, str]:
+def open_meeting(host: str, num_shards: int) -> tuple[Any, str]:
     """A store at which the ranks meet, on a free port of rank 0's machine; and the others' way to it, as
     ``init_method``."""
-    store = TCPStore(host, 0, num_shards, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
+    store = TCPStore(host, 0, num_shards, is_master=True, timeout=timedelta(seconds=JOIN_S), wait_for_workers=False)
     return store, f"tcp://{f'[{host}]' if ':' in host else host}:{store.port}"
 
 
@@ -116,7 +116,7 @@ def open_leading_engine(
     Raises:
         EngineError, ModelError: as `open_sharded_engine`.
     """
-    store = _store_at(meeting, 0, num_shards, timeout_s) if isinstance(meeting, str) else meeting
+    store = _store_at(meeting, 0, num_shards) if isinstance(meeting, str) else meeting
     ready = _prepare(0, num_shards, store, folder, spec, seat=seat, timeout_s=timeout_s)
     pool = make_block_pool(spec, ready.layers, ready.max_model_len, ready.free_bytes)
     host_blocks = spec.kv_host_tokens // BLOCK_SIZE
@@ -155,7 +155,7 @@ def run_shard(
         EngineError: another rank is gone.
         ModelError: the folder cannot be read.
     """
-    store = _store_at(init_method, rank, num_shards, timeout_s)
+    store = _store_at(init_method, rank, num_shards)
     ready = _prepare(rank, num_shards, store, folder, spec, seat=seat, timeout_s=timeout_s)
     num_slots, num_host_slots = unpack_numbers(ready.collectives.receive())
     follow(Runner(ready.model, ready.layers, num_slots, num_host_slots), ready.collectives)
@@ -212,8 +212,8 @@ class _Ready:
     """Memory for the rank that has least."""
 
 
-def _store_at(init_method: str, rank: int, num_shards: int, timeout_s: float) -> Any:
-    store, _, _ = next(rendezvous(init_method, rank, num_shards, timeout=timedelta(seconds=timeout_s)))
+def _store_at(init_method: str, rank: int, num_shards: int) -> Any:
+    store, _, _ = next(rendezvous(init_method, rank, num_shards, timeout=timedelta(seconds=JOIN_S)))
     return store
 
 
@@ -234,6 +234,7 @@ def _prepare(
     collectives = connect(store, rank, num_shards, host=seat.host, timeout_s=timeout_s, device=device)
     model, tokenizer = load_share(folder, collectives, dtype=spec.dtype)
     model.to(device)
+    collectives.meet()
     expected = reference_logits(model)
     with refusing(model):
         layers = adopt(model)
