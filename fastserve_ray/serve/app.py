@@ -138,7 +138,7 @@ def served_model(target: ServeTarget, created: int, access: Access) -> ServedMod
 
 def _model_deployment(target: ServeTarget, surge_percent: int) -> Application:
     spec = target.spec
-    source = with_store(target.source, target.task, spec)
+    source = with_store(target.source, spec)
     deployment = serve.deployment(
         REPLICAS[target.task],
         name=deployment_name(target.name),

@@ -22,6 +22,7 @@ from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from fastserve_ray.errors import EngineError, FastServeError
+from fastserve_ray.serve.stored import StoredShare, server_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,12 +58,11 @@ class ShardHost:
         """Id and address of its node."""
         return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
 
-    def run(self, rank: int, seats: Sequence[Seat], init_method: str, source: ModelSource, spec: EngineSpec) -> None:
+    def run(self, rank: int, seats: Sequence[Seat], init_method: str, share: StoredShare, spec: EngineSpec) -> None:
         """Follow rank 0 until it closes its engine."""
         from fastserve_ray.engines.torch.shards.factory import run_shard
 
-        folder = source.fetch_folder()
-        run_shard(rank, len(seats), init_method, folder, spec, seat=seats[rank], timeout_s=self._hang_timeout_s)
+        run_shard(rank, len(seats), init_method, share, spec, seat=seats[rank], timeout_s=self._hang_timeout_s)
 
 
 def open_over_shards(
@@ -80,17 +80,19 @@ def open_over_shards(
     from fastserve_ray.engines.table import check_model
     from fastserve_ray.engines.torch.shards.factory import Seat, check_shards, open_leading_engine, open_meeting
 
-    folder = source.fetch_folder()
-    check_model(folder, "text-generation")
     num_shards = shards.tensor
-    check_shards(folder, spec, num_shards)
+    if source.stored is None:  # else the servers read the model, and refuse what cannot be cut
+        folder = source.fetch_folder()
+        check_model(folder, "text-generation")
+        check_shards(folder, spec, num_shards)
+    share = StoredShare(source, spec.dtype, server_names(source.stored))
     gang = ShardGang(shards)
     seats = [Seat(host, ranks_here=ranks_here) for host, ranks_here in gang.places()]
     store, init_method = open_meeting(seats[0].host, num_shards)
-    gang.run(seats, init_method, source, spec)
+    gang.run(seats, init_method, share, spec)
     try:
         engine = open_leading_engine(
-            num_shards, store, folder, spec, peers=gang, seat=seats[0], timeout_s=shards.hang_timeout_s
+            num_shards, store, share, spec, peers=gang, seat=seats[0], timeout_s=shards.hang_timeout_s
         )
     except BaseException as error:
         cause = gang.error()
@@ -138,10 +140,10 @@ class ShardGang:
             return [(LOOPBACK, len(nodes))] * len(nodes)
         return [(address, nodes.count(node)) for node, address in found]
 
-    def run(self, seats: Sequence[Seat], init_method: str, source: ModelSource, spec: EngineSpec) -> None:
+    def run(self, seats: Sequence[Seat], init_method: str, share: StoredShare, spec: EngineSpec) -> None:
         """Send all ranks to the meeting. One that fails on the way breaks the gang, so that nobody waits for it."""
         self._runs = [
-            host.run.remote(rank, seats, init_method, source, spec) for rank, host in enumerate(self._hosts, start=1)
+            host.run.remote(rank, seats, init_method, share, spec) for rank, host in enumerate(self._hosts, start=1)
         ]
         threading.Thread(target=self._break_with_first, name="fastserve-shards", daemon=True).start()
 

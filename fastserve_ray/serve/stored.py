@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 from fastserve_ray.errors import FastServeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    import torch
     from ray.serve.config import DeploymentActorConfig
 
+    from fastserve_ray.engines.torch.shards.collectives import Collectives
+    from fastserve_ray.engines.torch.shards.factory import Seat
     from fastserve_ray.models.pieces import Piece
     from fastserve_ray.serve.source import ModelSource
     from fastserve_ray.spec.model import TaskName
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ray.serve")
 
-STORED_TASKS: tuple[TaskName, ...] = ("text-generation", "text-classification", "text-embedding")
 MIN_BYTES = 64 * 2**20
 """Smaller models are read as fast as servers for them would start."""
 
@@ -49,11 +51,18 @@ class ServedModelBuilder:
     task: TaskName
     engine: EngineSpec
     on_gpu: bool
+    num_ranks: int = 1
+    """Of a replica."""
 
     def pieces(self, shard: int, num_shards: int) -> Iterator[Piece]:
-        """See `engines.torch.stored.ModelBuilder`."""
+        """See `engines.torch.stored.ModelBuilder`; with several ranks, `engines.torch.shards.stored.SharesBuilder`."""
+        from fastserve_ray.engines.torch.shards.stored import SharesBuilder
         from fastserve_ray.engines.torch.stored import ModelBuilder
 
+        if self.num_ranks > 1:
+            shares = SharesBuilder(self.source.fetch_folder, self.num_ranks, self.engine.dtype, on_gpu=self.on_gpu)
+            yield from shares.pieces(shard, num_shards)
+            return
         builder = ModelBuilder(
             self.source.fetch,
             self.task,
@@ -64,11 +73,10 @@ class ServedModelBuilder:
         yield from builder.pieces(shard, num_shards)
 
 
-def with_store(source: ModelSource, task: TaskName, spec: ServeSpec) -> ModelSource:
+def with_store(source: ModelSource, spec: ServeSpec) -> ModelSource:
     """``source`` with the store in which its replicas find the weights, or as it is."""
     wanted = spec.weights.store
-    is_possible = task in STORED_TASKS and spec.engine.kind == "torch" and spec.shards.tensor == 1
-    if wanted == "off" or not is_possible or (wanted == "auto" and not _is_worth_it(source, spec)):
+    if wanted == "off" or (wanted == "auto" and not _is_worth_it(source, spec)):
         return source
     return replace(source, stored=StoredWeights(spec.weights.shards, wanted == "on", spec.weights.stream))
 
@@ -91,7 +99,8 @@ def weight_servers(source: ModelSource, task: TaskName, spec: ServeSpec) -> dict
     from fastserve_ray.serve.shard_actor import ShardActor
     from fastserve_ray.weights.server import SERVER_OPTIONS
 
-    builder = ServedModelBuilder(source, task, spec.engine, on_gpu=spec.resources_per_replica.GPU > 0)
+    on_gpu = spec.resources_per_replica.GPU > 0
+    builder = ServedModelBuilder(source, task, spec.engine, on_gpu=on_gpu, num_ranks=spec.shards.tensor)
     count = source.stored.num_shards
     servers = [
         DeploymentActorConfig(
@@ -146,6 +155,64 @@ def _open_streamed(client: WeightClient, task: TaskName, spec: EngineSpec) -> An
     client.check_room_to_stream(ROOT)
     engine, _ = open_streamed_engine(client.read(ROOT), layers, lambda name: client.read(name).tensors, spec)
     return engine
+
+
+@dataclass(frozen=True)
+class StoredShare:
+    """Reads a rank's share of a sharded replica; see `engines.torch.shards.factory.ReadShare`."""
+
+    source: ModelSource
+    dtype: str
+    servers: tuple[str, ...]
+    """Names of the servers' actors; none: the share is read from files."""
+
+    def __call__(self, collectives: Collectives, seat: Seat, device: torch.device) -> tuple[Any, Any, bool]:
+        """
+        Raises:
+            FastServeError: the share cannot be read; the message says why.
+        """
+        from fastserve_ray.engines.torch.shards.factory import ShareOfFolder
+
+        stored = self.source.stored
+        if stored is not None:
+            try:
+                return self._out_of_store(collectives, seat, device)
+            except FastServeError as error:
+                if stored.is_required:
+                    raise
+                logger.warning("this shard loads its weights itself, since the weight store has failed: %s", error)
+        return ShareOfFolder(self.source.fetch_folder(), self.dtype)(collectives, seat, device)
+
+    def _out_of_store(self, collectives: Collectives, seat: Seat, device: torch.device) -> tuple[Any, Any, bool]:
+        from fastserve_ray.engines.torch.shards.stored import assemble_share, belongs_to
+
+        client = _client_of(self.servers)
+        pieces = client.read_all(lambda name: belongs_to(name, collectives.rank), num_readers=seat.ranks_here)
+        model, tokenizer = assemble_share(pieces, collectives, device)
+        return model, tokenizer, True
+
+
+def server_names(stored: StoredWeights | None) -> tuple[str, ...]:
+    """Of the servers' actors, as Ray knows them in every process; for a replica to tell its shards."""
+    from ray.serve._private.utils import get_deployment_actor_name
+    from ray.serve.context import _get_internal_replica_context
+
+    if stored is None:
+        return ()
+    me = _get_internal_replica_context()
+    return tuple(
+        get_deployment_actor_name(me.replica_id.deployment_id, shard_name(shard), code_version=me.code_version)
+        for shard in range(stored.num_shards)
+    )
+
+
+def _client_of(servers: Sequence[str]) -> WeightClient:
+    import ray
+    from ray.serve._private.constants import SERVE_NAMESPACE
+
+    from fastserve_ray.weights.client import WeightClient
+
+    return WeightClient(lambda shard: ray.get_actor(servers[shard], namespace=SERVE_NAMESPACE), len(servers))
 
 
 def _deployment_client(stored: StoredWeights) -> WeightClient:

@@ -45,9 +45,12 @@ class WeightClient:
         self._homes: dict[str, int] = {}
         """Name of a piece -> its shard, which stays the same when a server is lost."""
 
-    def read_all(self) -> list[Piece]:
-        """Every piece, its tensors in place in this node's object store, to which they come from peers if need be, all
-        at the same time.
+    def read_all(self, wanted: Callable[[str], bool] = lambda name: True, *, num_readers: int = 1) -> list[Piece]:
+        """The pieces of ``wanted`` names, their tensors in place in this node's object store, to which they come from
+        peers if need be, all at the same time.
+
+        Args:
+            num_readers: how many processes of this node each read as much, of other pieces.
 
         Raises:
             WeightStoreError: the store of this node is too small, or the servers do not come back in time.
@@ -57,8 +60,10 @@ class WeightClient:
         shards = range(self._num_shards)
         with ThreadPoolExecutor(self._num_shards, thread_name_prefix="weights") as pool:
             list(pool.map(lambda shard: self._retrying(partial(self._part, shard, deadline), shard, deadline), shards))
-            check_room(self.num_bytes, "the model's weights")
-            parts = pool.map(lambda shard: self._read_shard(shard, deadline), shards)
+            headers = (stored.header for part in self._parts.values() for stored in part)
+            num_bytes = sum(header.num_bytes for header in headers if wanted(header.name))
+            check_room(num_readers * num_bytes, "the model's weights")
+            parts = pool.map(lambda shard: self._read_shard(shard, wanted, deadline), shards)
             return [piece for part in parts for piece in part]
 
     def outlines(self) -> list[Outline]:
@@ -108,8 +113,13 @@ class WeightClient:
         """Of the tensors of the parts known so far."""
         return sum(stored.header.num_bytes for part in self._parts.values() for stored in part)
 
-    def _read_shard(self, shard: int, deadline: float) -> list[Piece]:
-        return self._retrying(lambda: self._read(self._part(shard, deadline), deadline), shard, deadline)
+    def _read_shard(self, shard: int, wanted: Callable[[str], bool], deadline: float) -> list[Piece]:
+        def read() -> list[Piece]:
+            return self._read(
+                [stored for stored in self._part(shard, deadline) if wanted(stored.header.name)], deadline
+            )
+
+        return self._retrying(read, shard, deadline)
 
     def _part(self, shard: int, deadline: float) -> list[StoredPiece]:
         if shard not in self._parts:

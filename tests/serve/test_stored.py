@@ -11,7 +11,7 @@ from fastserve_ray.engines.table import open_engine
 from fastserve_ray.errors import ModelError
 from fastserve_ray.serve.source import ModelSource
 from fastserve_ray.serve.stored import MIN_BYTES, StoredWeights, open_model, weight_servers, with_store
-from fastserve_ray.spec.serve import AutoscalingSpec, EngineSpec, ServeSpec
+from fastserve_ray.spec.serve import AutoscalingSpec, EngineSpec, ServeSpec, ShardsSpec
 from fastserve_ray.spec.train import WorkerResources
 from fastserve_ray.spec.weights import WeightsSpec
 from fastserve_ray.weights.store import WeightStore
@@ -44,11 +44,12 @@ def folder(tmp_path: Path) -> Path:
         ({"autoscaling_config": TWO, "resources_per_replica": WorkerResources(GPU=1)}, False),
         ({"autoscaling_config": TWO, "weights": WeightsSpec(store="off")}, False),
         ({"weights": WeightsSpec(store="on", shards=3)}, True),
+        ({"autoscaling_config": TWO, "shards": ShardsSpec(tensor=2)}, True),
     ],
 )
 def test_auto_takes_the_store_where_copies_would_be_many(folder: Path, settings: dict[str, Any], is_used: bool) -> None:
     spec = ServeSpec(**settings)
-    source = with_store(ModelSource(str(folder)), "text-generation", spec)
+    source = with_store(ModelSource(str(folder)), spec)
     assert (source.stored is not None) == is_used
     servers = weight_servers(source, "text-generation", spec).get("deployment_actors", [])
     assert len(servers) == spec.weights.shards * is_used
@@ -56,7 +57,7 @@ def test_auto_takes_the_store_where_copies_would_be_many(folder: Path, settings:
 
 def test_auto_takes_no_store_for_a_small_model(tmp_path: Path) -> None:
     folder = save(build_model(), tmp_path)
-    source = with_store(ModelSource(folder), "text-generation", ServeSpec(autoscaling_config=TWO))
+    source = with_store(ModelSource(folder), ServeSpec(autoscaling_config=TWO))
     assert source.stored is None
 
 
@@ -72,7 +73,7 @@ def test_a_store_that_fails_is_passed_by_unless_it_is_required(ray_cluster: str,
 
 def test_the_settings_that_change_weights_reach_the_builder(folder: Path) -> None:
     spec = ServeSpec(engine=EngineSpec(dtype="bfloat16", int8_output_layer=True), weights=WeightsSpec(store="on"))
-    source = with_store(ModelSource(str(folder)), "text-generation", spec)
+    source = with_store(ModelSource(str(folder)), spec)
     (server,) = weight_servers(source, "text-generation", spec)["deployment_actors"]
     builder, shard, num_shards = server.init_args
     assert (shard, num_shards) == (0, 1)

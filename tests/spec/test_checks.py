@@ -172,7 +172,11 @@ def choice(*values: object) -> dict[str, Any]:
         ({"serve/router": {"kind": "a.b:C", "slack_tokens": 2.0}}, "serve.router.slack_tokens", "not used by router"),
         ({"serve/engine/max_num_batched_tokens": 8}, "serve.engine.max_num_batched_tokens", "max_num_seqs (16)"),
         ({"serve/weights": {"stream": True}}, "serve.weights.stream", "from the weight store"),
-        ({"serve/weights": {"store": "on"}, "serve/shards": {"tensor": 2}}, "serve.weights.store", "its own share"),
+        (
+            {"serve/weights": {"store": "on", "stream": True}, "serve/shards": {"tensor": 2}},
+            "serve.weights.stream",
+            "a sharded replica",
+        ),
         ({"serve/weights": {"store": "off", "shards": 2}}, "serve.weights.shards", "no weight store"),
         (
             {"serve/weights": {"store": "on", "stream": True}, "serve/resources_per_replica": {"GPU": 1}},

@@ -7,6 +7,7 @@ model or the engine has it so. Packing is what a replica would otherwise do alon
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +49,7 @@ class ModelBuilder:
     """Whether the engine runs on a GPU, which wants its linear layers as they are."""
 
     def pieces(self, shard: int, num_shards: int) -> Iterator[Piece]:
-        """Those of one shard: the layers are shared out by size, and the first shard has the rest of the model too.
+        """Those of one shard; see `cut_apart`.
 
         Raises:
             ModelError: the model cannot be read, or its structure cannot be pickled.
@@ -59,36 +60,13 @@ class ModelBuilder:
         folder = self.folder()
         check_model(folder, self.task)
         loaded = load_pretrained(folder, self.task, dtype=self.dtype)
-        model: Any = loaded.model
-        names = layer_names(model)
-        shares = share_out([_num_bytes(model.get_submodule(name)) for name in names], num_shards, _num_bytes(model))
-        configs = _configs(model)
-        if shard == 0 and self.int8_output_layer:
+        packs = self.task == "text-generation" and not self.on_gpu
+        whole = Whole.of(loaded.model, loaded.tokenizer, packs=packs, pooling=loaded.pooling)
+        yield from cut_apart(whole, shard, num_shards, load=partial(self._change, loaded.model))
+
+    def _change(self, model: Any, name: str) -> None:
+        if name == ROOT and self.int8_output_layer:
             quantize_output_layer(model)
-        for at in shares[shard]:
-            layer = self._prepared(model, names[at])
-            yield take_apart(names[at], layer, configs)
-            replace_layer(model, names[at], nn.Identity())
-        if shard == 0:
-            for name in names:
-                replace_layer(model, name, nn.Identity())
-            self._prepare(model, [name for name, _ in model.named_modules()])
-            packed_for = layout() if self._packs else None
-            yield take_apart(ROOT, Whole(model, loaded.tokenizer, loaded.pooling, packed_for, configs))
-
-    def _prepared(self, model: Any, name: str) -> nn.Module:
-        below = model.get_submodule(name).named_modules(prefix=name)
-        self._prepare(model, [path for path, _ in below])
-        layer: nn.Module = model.get_submodule(name)
-        return layer
-
-    def _prepare(self, model: Any, names: list[str]) -> None:
-        if self._packs:
-            pack_linears(model, names)
-
-    @property
-    def _packs(self) -> bool:
-        return self.task == "text-generation" and not self.on_gpu
 
 
 @dataclass(frozen=True)
@@ -104,23 +82,63 @@ class Whole:
     configs: list[Any]
     """That the layers share with the model."""
 
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, *, packs: bool, pooling: Pooling | None = None) -> Whole:
+        """Of a model that is still to be packed, if it is."""
+        return cls(model, tokenizer, pooling, layout() if packs else None, _configs(model))
 
-def assemble(pieces: Sequence[Piece], device: torch.device) -> Whole:
+
+def cut_apart(
+    whole: Whole, shard: int, num_shards: int, *, load: Callable[[str], None], shared: Sequence[object] = ()
+) -> Iterator[Piece]:
+    """The pieces of one shard of ``whole``, which is used up: the layers are shared out by size, and the first shard
+    has the rest of the model too.
+
+    Args:
+        load: called with the name of a layer, or with `ROOT`, before what it names is prepared.
+        shared: what the one who puts the pieces together has of its own; see `assemble`.
+    """
+    model = whole.model
+    names = layer_names(model)
+    shares = share_out([_num_bytes(model.get_submodule(name)) for name in names], num_shards, _num_bytes(model))
+    for at in shares[shard]:
+        load(names[at])
+        _prepare(whole, names[at])
+        yield take_apart(names[at], model.get_submodule(names[at]), (*shared, *whole.configs))
+        replace_layer(model, names[at], nn.Identity())
+    if shard == 0:
+        for name in names:
+            replace_layer(model, name, nn.Identity())
+        load(ROOT)
+        _prepare(whole, ROOT)
+        yield take_apart(ROOT, whole, shared)
+
+
+def _prepare(whole: Whole, name: str) -> None:
+    if whole.layout is not None:
+        below = whole.model.get_submodule(name).named_modules(prefix=name)
+        pack_linears(whole.model, [path for path, _ in below])
+
+
+def assemble(pieces: Sequence[Piece], device: torch.device, shared: Sequence[object] = ()) -> Whole:
     """The model of all ``pieces`` on ``device``, on a CPU over their tensors in place.
+
+    Args:
+        shared: in place of what `cut_apart` was given.
 
     Raises:
         EngineError: the model was prepared for another kind of processor.
     """
     by_name = {piece.name: piece for piece in pieces}
-    root = _root_of(by_name.pop(ROOT), device)
+    root = _root_of(by_name.pop(ROOT), device, shared)
     for name, piece in by_name.items():
-        replace_layer(root.model, name, _whole(piece, root.configs))
+        replace_layer(root.model, name, _whole(piece, (*shared, *root.configs)))
     root.model.eval().to(device)
     return root
 
 
-def _root_of(piece: Piece, device: torch.device) -> Whole:
-    root: Whole = _whole(piece)
+def _root_of(piece: Piece, device: torch.device, shared: Sequence[object] = ()) -> Whole:
+    root: Whole = _whole(piece, shared)
     if root.layout is not None and (root.layout != layout() or device.type != "cpu"):
         raise EngineError(
             "the stored weights are packed for another kind of processor",

@@ -25,14 +25,6 @@ def check_weights(spec: RunSpec) -> Iterator[Finding]:
     if weights.store == "off" and weights.shards > 1:
         allowed = "1, or serve.weights.store: on"
         yield Finding(_SHARDS, "there is no weight store to share out", str(weights.shards), allowed, uses=(_STORE,))
-    if weights.store == "on" and spec.serve.shards.tensor > 1:
-        yield Finding(
-            _STORE,
-            f"each of serve.shards.tensor ({spec.serve.shards.tensor}) shards reads its own share from the files",
-            "on",
-            "auto, off",
-            uses=(("serve", "shards", "tensor"),),
-        )
     if weights.stream:
         yield from _stream(spec, spec.serve)
 
@@ -41,6 +33,9 @@ def _stream(spec: RunSpec, serve: ServeSpec) -> Iterator[Finding]:
     if serve.weights.store != "on":
         what = "layers are streamed from the weight store"
         yield Finding(_STREAM, what, "true", "with serve.weights.store: on", uses=(_STORE,))
+    if serve.shards.tensor > 1:
+        what = "a sharded replica has its layers in memory"
+        yield Finding(_STREAM, what, "true", "false", uses=(("serve", "shards", "tensor"),))
     if serve.resources_per_replica.GPU or serve.engine.device == "cuda":
         uses = (("serve", "resources_per_replica", "GPU"), ("serve", "engine", "device"))
         yield Finding(_STREAM, "layers are streamed to CPUs only", "true", "false", uses=uses)

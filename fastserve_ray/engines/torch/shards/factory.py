@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.distributed import TCPStore, rendezvous
@@ -36,6 +36,20 @@ if TYPE_CHECKING:
 TIMEOUT_S = 300.0
 """What a layer waits for another rank at most. All ranks compute the same amount, so only a rank that hangs is so
 late; one that dies is noticed at once."""
+
+
+class ReadShare(Protocol):
+    """Gives a rank its share from elsewhere than a folder. Sent to the ranks by pickle."""
+
+    def __call__(self, collectives: Collectives, seat: Seat, device: torch.device) -> tuple[Any, Any, bool]:
+        """The model on ``device``, the tokenizer, and whether the linear layers are as the engine wants them already.
+
+        Raises:
+            FastServeError: it cannot; the message says why.
+        """
+        ...
+
+
 START_S = 180.0
 """What a process may take to import torch and transformers."""
 
@@ -98,7 +112,7 @@ def open_meeting(host: str, num_shards: int) -> tuple[Any, str]:
 def open_leading_engine(
     num_shards: int,
     meeting: Any,
-    folder: str | Path,
+    model: str | Path | ReadShare,
     spec: EngineSpec,
     *,
     peers: Peers,
@@ -110,6 +124,7 @@ def open_leading_engine(
     Args:
         meeting: where the ranks meet: the store of `open_meeting`, or an address as torch.distributed has it:
             ``tcp://host:port`` of rank 0's machine, or ``file:///path`` of a file that does not exist yet.
+        model: its folder, or what gives this rank its share.
         peers: who hosts the other ranks.
         timeout_s: see `collectives.connect`.
 
@@ -117,7 +132,7 @@ def open_leading_engine(
         EngineError, ModelError: as `open_sharded_engine`.
     """
     store = _store_at(meeting, 0, num_shards) if isinstance(meeting, str) else meeting
-    ready = _prepare(0, num_shards, store, folder, spec, seat=seat, timeout_s=timeout_s)
+    ready = _prepare(0, num_shards, store, model, spec, seat=seat, timeout_s=timeout_s)
     pool = make_block_pool(spec, ready.layers, ready.max_model_len, ready.free_bytes)
     host_blocks = spec.kv_host_tokens // BLOCK_SIZE
     num_slots, num_host_slots = pool.num_blocks * BLOCK_SIZE, host_blocks * BLOCK_SIZE
@@ -140,7 +155,7 @@ def run_shard(
     rank: int,
     num_shards: int,
     init_method: str,
-    folder: str | Path,
+    model: str | Path | ReadShare,
     spec: EngineSpec,
     *,
     seat: Seat,
@@ -156,7 +171,7 @@ def run_shard(
         ModelError: the folder cannot be read.
     """
     store = _store_at(init_method, rank, num_shards)
-    ready = _prepare(rank, num_shards, store, folder, spec, seat=seat, timeout_s=timeout_s)
+    ready = _prepare(rank, num_shards, store, model, spec, seat=seat, timeout_s=timeout_s)
     num_slots, num_host_slots = unpack_numbers(ready.collectives.receive())
     follow(Runner(ready.model, ready.layers, num_slots, num_host_slots), ready.collectives)
 
@@ -200,6 +215,22 @@ def shard_device(device: torch.device, place: int, num_gpus: int) -> torch.devic
 
 
 @dataclass(frozen=True)
+class ShareOfFolder:
+    """Reads a rank's share from files; see `ReadShare`."""
+
+    folder: str | Path
+    dtype: str
+
+    def __call__(self, collectives: Collectives, seat: Seat, device: torch.device) -> tuple[Any, Any, bool]:
+        """
+        Raises:
+            ModelError, EngineError: as `load_share`.
+        """
+        model, tokenizer = load_share(self.folder, collectives, dtype=self.dtype)
+        return model.to(device), tokenizer, False
+
+
+@dataclass(frozen=True)
 class _Ready:
     """A rank that has loaded its share."""
 
@@ -218,7 +249,14 @@ def _store_at(init_method: str, rank: int, num_shards: int) -> Any:
 
 
 def _prepare(
-    rank: int, num_shards: int, store: Any, folder: str | Path, spec: EngineSpec, *, seat: Seat, timeout_s: float
+    rank: int,
+    num_shards: int,
+    store: Any,
+    source: str | Path | ReadShare,
+    spec: EngineSpec,
+    *,
+    seat: Seat,
+    timeout_s: float,
 ) -> _Ready:
     """What all ranks do alike, in step: connect, load, and check that the model computes what it should."""
     if spec.int8_output_layer:
@@ -232,13 +270,14 @@ def _prepare(
         torch.set_num_threads(spec.num_threads)
     device = shard_device(choose_device(spec.device), seat.gpu, torch.cuda.device_count())
     collectives = connect(store, rank, num_shards, host=seat.host, timeout_s=timeout_s, device=device)
-    model, tokenizer = load_share(folder, collectives, dtype=spec.dtype)
-    model.to(device)
+    read = source if callable(source) else ShareOfFolder(source, spec.dtype)
+    model, tokenizer, is_prepared = read(collectives, seat, device)
     collectives.meet()
     expected = reference_logits(model)
     with refusing(model):
         layers = adopt(model)
-        prepare_linears(model)
+        if not is_prepared:
+            prepare_linears(model)
         check_logits(model, layers, expected)
     free = free_memory(device) // (1 if device.type == "cuda" else seat.ranks_here)
     return _Ready(

@@ -6,7 +6,8 @@ The model is built without memory, cut, and filled: of a tensor that is cut only
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from fastserve_ray.models.loading import load_tokenizer, read_config
 from fastserve_ray.models.quiet import quiet_transformers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from fastserve_ray.engines.torch.shards.collectives import Collectives
 
 _BUILDING = Lock()
@@ -41,6 +44,17 @@ def load_share(folder: str | Path, collectives: Collectives, *, dtype: str = "au
         ModelError: there is no such folder, or it lacks weights.
         EngineError: the model cannot be cut into so many shards.
     """
+    with opened_share(folder, collectives, dtype=dtype) as share:
+        share.fill(list(share.homes))
+    return share.model.eval(), load_tokenizer(folder)
+
+
+@contextmanager
+def opened_share(folder: str | Path, collectives: Collectives, *, dtype: str = "auto") -> Iterator[OpenedShare]:
+    """A share whose weights are read when they are wanted, inside ``with``.
+
+    Raises: as `load_share`.
+    """
     place = Path(folder)
     with Checkpoint(place) as checkpoint:
         plan_for(read_model_config(place).model_type)
@@ -48,8 +62,41 @@ def load_share(folder: str | Path, collectives: Collectives, *, dtype: str = "au
         names = checkpoint.names_in(model)
         tied = _tied(model)
         homes = cut_model(model, collectives)
-        _fill(homes, names, tied, checkpoint, model.dtype)
-    return model.eval(), load_tokenizer(place)
+        partners = tied | {source: target for target, source in tied.items()}
+        missing = [name for name in homes if name not in names and partners.get(name) not in names]
+        if missing:
+            raise ModelError(
+                f"the folder lacks weights: {len(missing)} are missing, for example {missing[0]}", key="model.base"
+            )
+        yield OpenedShare(model, homes, names, partners, checkpoint)
+
+
+@dataclass
+class OpenedShare:
+    """A rank's share of a model, without memory until it is filled."""
+
+    model: Any
+    homes: dict[str, Home]
+    """By name in the whole model's state, of the tensors that are still to be read."""
+    _names: dict[str, str]
+    """Name in the state -> name in the files."""
+    _partners: dict[str, str]
+    """Of tensors that are tied, one's name -> the other's."""
+    _checkpoint: Checkpoint
+
+    def fill(self, names: Iterable[str]) -> None:
+        """Read what belongs to these homes. Tensors that are tied share memory, as long as the files do not hold two
+        different ones."""
+        filled: dict[str, torch.Tensor] = {}
+        for name in names:
+            home, partner_name = self.homes.pop(name), self._partners.get(name, "")
+            tensor = self._checkpoint.read(self._names.get(name) or self._names[partner_name], home)
+            if tensor.is_floating_point() and home.attribute != "scale":
+                tensor = tensor.to(self.model.dtype)
+            partner = filled.get(partner_name)
+            if partner is not None and torch.equal(partner, tensor):
+                tensor = partner
+            filled[name] = home.put(tensor)
 
 
 def read_model_config(folder: Path) -> Any:
@@ -195,24 +242,3 @@ def _tied(model: Any) -> dict[str, str]:
     """Name of a tensor in the state -> name of the one that it shares."""
     model.tie_weights()
     return dict(model.all_tied_weights_keys)
-
-
-def _fill(
-    homes: dict[str, Home], names: dict[str, str], tied: dict[str, str], checkpoint: Checkpoint, dtype: torch.dtype
-) -> None:
-    """Read everything. Tensors that are tied share memory, as long as the files do not hold two different ones."""
-    filled: dict[str, torch.Tensor] = {}
-    partners = tied | {source: target for target, source in tied.items()}
-    missing = [name for name in homes if name not in names and partners.get(name) not in names]
-    if missing:
-        raise ModelError(
-            f"the folder lacks weights: {len(missing)} are missing, for example {missing[0]}", key="model.base"
-        )
-    for name, home in homes.items():
-        tensor = checkpoint.read(names.get(name) or names[partners[name]], home)
-        if tensor.is_floating_point() and home.attribute != "scale":
-            tensor = tensor.to(dtype)
-        partner = filled.get(partners.get(name, ""))
-        if partner is not None and torch.equal(partner, tensor):
-            tensor = partner
-        filled[name] = home.put(tensor)

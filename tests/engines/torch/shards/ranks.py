@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastserve_ray.engines.torch.engine import TorchEngine
+    from fastserve_ray.engines.torch.shards.factory import ReadShare
 
 HOST = "127.0.0.1"
 TIMEOUT_S = 30.0
@@ -28,10 +29,10 @@ TIMEOUT_S = 30.0
 class RankThreads:
     """Ranks 1 and up; see `shards.runner.Peers`."""
 
-    def __init__(self, num_shards: int, init_method: str, folder: Path, spec: EngineSpec) -> None:
+    def __init__(self, num_shards: int, init_method: str, model: Path | ReadShare, spec: EngineSpec) -> None:
         self.errors: list[FastServeError] = []
         self._threads = [
-            Thread(target=self._follow, args=(rank, num_shards, init_method, folder, spec), daemon=True)
+            Thread(target=self._follow, args=(rank, num_shards, init_method, model, spec), daemon=True)
             for rank in range(1, num_shards)
         ]
         for thread in self._threads:
@@ -60,12 +61,12 @@ def save(model: Any, folder: Path) -> Path:
     return folder
 
 
-def open_over_threads(folder: Path, num_shards: int, meeting: Path | str, **spec: Any) -> TorchEngine:
+def open_over_threads(model: Path | ReadShare, num_shards: int, meeting: Path | str, **spec: Any) -> TorchEngine:
     """An engine over ``num_shards`` ranks that meet in a file which does not exist yet, or at a URL."""
     settings = EngineSpec(**spec)
     url = meeting if isinstance(meeting, str) else meeting.as_uri()
-    peers = RankThreads(num_shards, url, folder, settings)
-    return open_leading_engine(num_shards, url, folder, settings, peers=peers, seat=Seat(HOST), timeout_s=TIMEOUT_S)
+    peers = RankThreads(num_shards, url, model, settings)
+    return open_leading_engine(num_shards, url, model, settings, peers=peers, seat=Seat(HOST), timeout_s=TIMEOUT_S)
 
 
 def logits_over_threads(folder: Path, num_shards: int, ids: torch.Tensor) -> torch.Tensor:
