@@ -155,10 +155,11 @@ def test_a_lost_process_of_a_replica(victim: str, app: ServedApp, clients: Clien
 
 @pytest.mark.usefixtures("watcher")
 def test_a_shard_that_hangs(app: ServedApp, clients: Clients, expected: tuple[str, str]) -> None:
-    """Its process is there and does nothing. It counts as lost, and the replica ends with it."""
-    since = time.monotonic()
+    """Its process is there and does nothing. It counts as lost, and from then on it is as if it had been killed."""
     flight = InFlight(clients)
     replica, shard = the_process(REPLICA), flight.shard
+    wait_for(lambda: not shard.is_running(), 2 * SPEC.shards.hang_timeout_s, "the shard counts as lost")
+    since = time.monotonic()
     flight.ended()
     check_cut(flight.begun.result(), expected)
     check_complete(flight.waiting.result(), expected)
