@@ -76,7 +76,8 @@ def test_int8_shares(tmp_path: Path) -> None:
     shelf = shelf_of(tmp_path, 2, num_shards=1)
     assert any(tensor.dtype == torch.int8 for piece in shelf.pieces for tensor in piece.tensors)
     found = []
-    for at, source in enumerate((tmp_path, shelf)):
+    sources: list[Path | Shelf] = [tmp_path, shelf]
+    for at, source in enumerate(sources):
         engine = open_over_threads(source, 2, tmp_path / f"meeting-{at}")
         found.append(tokens(engine))
         engine.close()
