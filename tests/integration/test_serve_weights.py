@@ -121,7 +121,7 @@ def test_serving_goes_on_when_servers_and_a_replica_are_lost(stored_app: ServedA
 
 def test_a_model_whose_layers_are_streamed(ray_cluster: str, generator_folder: Path, expected: str) -> None:
     """Each step of its engine fetches every layer. A second request finds the stream where the first one left it."""
-    spec = ServeSpec(port=0, weights=WeightsSpec(store="on", stream=True))
+    spec = ServeSpec(port=0, route_prefix="/streamed", weights=WeightsSpec(store="on", stream=True))
     app = deploy(generator_folder, "text-generation", "streamed", spec)
     try:
         assert [ask(app, "streamed") for _ in range(2)] == [expected, expected]
