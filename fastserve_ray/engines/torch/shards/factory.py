@@ -36,20 +36,6 @@ if TYPE_CHECKING:
 TIMEOUT_S = 300.0
 """What a layer waits for another rank at most. All ranks compute the same amount, so only a rank that hangs is so
 late; one that dies is noticed at once."""
-
-
-class ReadShare(Protocol):
-    """Gives a rank its share from elsewhere than a folder. Sent to the ranks by pickle."""
-
-    def __call__(self, collectives: Collectives, seat: Seat, device: torch.device) -> tuple[Any, Any, bool]:
-        """The model on ``device``, the tokenizer, and whether the linear layers are as the engine wants them already.
-
-        Raises:
-            FastServeError: it cannot; the message says why.
-        """
-        ...
-
-
 START_S = 180.0
 """What a process may take to import torch and transformers."""
 
@@ -100,6 +86,18 @@ class Seat:
     def on_one_machine(cls, rank: int, num_shards: int) -> Seat:
         """Of ranks that all run here and see all its GPUs."""
         return cls(LOOPBACK, gpu=rank, ranks_here=num_shards)
+
+
+class ReadShare(Protocol):
+    """Gives a rank its share from elsewhere than a folder. Sent to the ranks by pickle."""
+
+    def __call__(self, collectives: Collectives, seat: Seat, device: torch.device) -> tuple[Any, Any, bool]:
+        """The model on ``device``, the tokenizer, and whether the linear layers are as the engine wants them already.
+
+        Raises:
+            FastServeError: it cannot; the message says why.
+        """
+        ...
 
 
 def open_meeting(host: str, num_shards: int) -> tuple[Any, str]:
