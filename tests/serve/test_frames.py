@@ -17,6 +17,7 @@ from fastserve_ray.serve.frames import (
     hold_seconds,
     merge_frames,
     merge_streams,
+    to_next_beat,
 )
 
 if TYPE_CHECKING:
@@ -78,10 +79,17 @@ async def test_a_busy_replica_sends_fewer_frames() -> None:
 
 def test_frames_cost_a_bounded_part_of_a_core_and_are_never_late() -> None:
     assert hold_seconds(1) == 0
-    assert hold_seconds(2) == pytest.approx(FRAME_COST_S / FRAMES_SHARE)
-    for streams in (2, 8, 15):
-        assert (streams - 1) / hold_seconds(streams) * FRAME_COST_S == pytest.approx(FRAMES_SHARE)
+    for streams in (2, 3, 8, 16):
+        assert FRAMES_SHARE / 2 < streams / hold_seconds(streams) * FRAME_COST_S <= FRAMES_SHARE
     assert hold_seconds(1000) == MAX_HOLD_S
+
+
+def test_requests_share_their_beats() -> None:
+    slow, quick = hold_seconds(1000), hold_seconds(2)
+    for now in (1000.01, 1000.1, 1000.2499):
+        assert now + to_next_beat(now, slow) == pytest.approx(1000.25)
+    assert 1000.24 + to_next_beat(1000.24, quick) == pytest.approx(1000.25)
+    assert 1000.01 + to_next_beat(1000.01, quick) < 1000.1
 
 
 async def test_the_first_frame_is_not_held_back() -> None:
