@@ -11,7 +11,7 @@ import yaml
 
 from tests.helm.engine import CHART, lint, need_engine, render
 from tests.helm.schemas import need_crds, problems
-from tests.helm.values import APP, CLUSTER, FAULT_TOLERANT, SERVE_CONFIG, SERVING, TRAINING, Values, at, merged
+from tests.helm.values import APP, CLUSTER, FAULT_TOLERANT, SERVING, TRAINING, Values, at, merged
 
 ALL = merged(
     SERVING,
@@ -67,14 +67,14 @@ def test_kubernetes_schemas_refuse_what_is_wrong() -> None:
     ("app", "made"),
     [
         ("", ["RayCluster"]),
-        ("name: demo\ntrain: {max_steps: 3}\n", ["RayJob"]),
-        ("name: demo\ntune: {num_samples: 3}\n", ["RayJob"]),
+        ("name: demo\ndata: {}\ntrain: {}\n", ["RayJob"]),
+        ("name: demo\ncompress: [{kind: quantize}]\n", ["RayJob"]),
         ("name: demo\nserve: {port: 8000}\n", ["RayService"]),
         (APP, ["RayJob", "RayService"]),
     ],
 )
 def test_the_app_says_what_is_made(app: str, made: list[str]) -> None:
-    rendered = render({"app": app, "rayService": {"serveConfig": SERVE_CONFIG}})
+    rendered = render({"app": app})
     assert [kind for kind in rendered.kinds() if kind.startswith("Ray")] == made
     assert rendered.problems == []
     if app:
@@ -111,8 +111,14 @@ REFUSED: dict[str, tuple[Values, str]] = {
         },
         "minReplicas 1 <= replicas 3 <= maxReplicas 2 is not so",
     ),
-    "service without what it serves": (at("rayService.enabled", True), "fastserve render helm-values"),
-    "job without what it runs": (at("rayJob.enabled", True), "rayJob.entrypoint"),
+    "service without what it serves": (at("rayService.enabled", True), "rayService has nothing to serve"),
+    "job without what it runs": (at("rayJob.enabled", True), "rayJob has nothing to do"),
+    "app that is none": ({"app": "- a list"}, "app is not the YAML of an app"),
+    "app that describes nodes": (
+        {"app": "name: a\nserve: {}\ncluster: {available_node_types: {}}\n"},
+        "cluster.available_node_types: take the values that `fastserve render helm-values app.yaml` writes",
+    ),
+    "app that reads its environment": ({"app": "name: ${env:NAME}\nserve: {}\n"}, "reads its environment"),
     "route to nothing": (at("ingress.enabled", True), "enable rayService"),
     "route from nowhere": (merged(SERVING, at("httpRoute.enabled", True)), "httpRoute.parentRefs is empty"),
     "certificate for nobody": (

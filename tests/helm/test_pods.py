@@ -118,7 +118,7 @@ def test_the_head_does_no_work() -> None:
     for kind in ("RayCluster", "RayJob", "RayService"):
         spec = render(ALL).of(kind)["spec"]
         nodes = spec.get("rayClusterSpec") or spec.get("rayClusterConfig") or spec
-        assert nodes["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0"}
+        assert nodes["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0", "num-gpus": "0"}
 
 
 def test_another_port_of_the_endpoint_is_followed_everywhere() -> None:
@@ -178,7 +178,8 @@ def test_budgets_select_the_pods_of_their_kind() -> None:
 
 def test_a_job_runs_the_app_it_was_given() -> None:
     job = render(TRAINING)
-    assert job.of("RayJob")["spec"]["entrypoint"].startswith("fastserve run /etc/fastserve/app.yaml ")
+    command = "fastserve run /etc/fastserve/app.yaml --set cluster.address=auto --until verify"
+    assert job.of("RayJob")["spec"]["entrypoint"] == command
     own = render(merged(TRAINING, at("rayJob.entrypoint", "python train.py")))
     assert own.of("RayJob")["spec"]["entrypoint"] == "python train.py"
 

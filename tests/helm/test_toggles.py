@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from tests.helm.engine import render
 from tests.helm.values import CLUSTER, FAULT_TOLERANT, SERVING, TRAINING, Values, at, merged
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from tests.helm.engine import Rendered
 
+DIGEST = f"sha256:{'ab' * 32}"
 REDIS_SECRET = {"name": "redis", "key": "word"}
 OWN_REDIS = at("gcsFaultTolerance.redis.address", "redis.infra:6380")
 STEPS = {"gatewayClassName": "istio", "maxSurgePercent": 25, "stepSizePercent": 10, "intervalSeconds": 60}
@@ -184,6 +186,44 @@ TOGGLES = {
         CLUSTER, {"serviceAccountName": "ray"}, lambda r: head(r).get("serviceAccountName") == "ray"
     ),
     "priorityClassName": given(CLUSTER, {"head": PRIORITY}, lambda r: head(r).get("priorityClassName") == "high"),
+    "a digest": given(
+        CLUSTER,
+        at("image.digest", DIGEST),
+        lambda r: head(r)["containers"][0]["image"] == f"fastserve-ray@{DIGEST}",
+    ),
+    "a tag": given(CLUSTER, at("image.tag", "1.2"), lambda r: head(r)["containers"][0]["image"] == "fastserve-ray:1.2"),
+    "an image of the head": given(
+        CLUSTER, at("head.image", "own:1"), lambda r: head(r)["containers"][0]["image"] == "own:1"
+    ),
+    "a volume": given(
+        CLUSTER,
+        {"volumes": [{"claim": "shared", "path": "/shared", "readOnly": True}]},
+        lambda r: "/shared" in mounts(r) and volume(r, "volume-0")["persistentVolumeClaim"]["readOnly"],
+    ),
+    "Ray's labels": given(
+        CLUSTER,
+        at("head.rayLabels", {"zone": "a"}),
+        lambda r: cluster(r)["headGroupSpec"].get("labels") == {"zone": "a"},
+    ),
+    "a user of Redis": given(
+        merged(FAULT_TOLERANT, OWN_REDIS),
+        at("gcsFaultTolerance.redis.username", "ray"),
+        lambda r: cluster(r)["gcsFaultToleranceOptions"].get("redisUsername") == {"value": "ray"},
+    ),
+    "a namespace in Redis": given(
+        FAULT_TOLERANT,
+        at("gcsFaultTolerance.externalStorageNamespace", "demo"),
+        lambda r: cluster(r)["gcsFaultToleranceOptions"].get("externalStorageNamespace") == "demo",
+    ),
+    "no workers": given(CLUSTER, {"workers": []}, lambda r: cluster(r)["workerGroupSpecs"] == []),
+    "work on the head": given(
+        CLUSTER, at("head.rayStartParams", {}), lambda r: cluster(r)["headGroupSpec"]["rayStartParams"] == {}
+    ),
+    "a runtime environment": given(
+        TRAINING,
+        at("rayJob.runtimeEnv", {"pip": ["emoji"]}),
+        lambda r: yaml.safe_load(r.of("RayJob")["spec"].get("runtimeEnvYAML", "")) == {"pip": ["emoji"]},
+    ),
     "a read-only root": switch(
         CLUSTER,
         "securityContext.readOnlyRootFilesystem",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 Values = dict[str, Any]
 
-APP = "version: 1\nname: demo\ntrain: {max_steps: 3}\nserve: {model_name: demo}\n"
+APP = (Path(__file__).parents[2] / "cluster" / "quickstart.yaml").read_text(encoding="utf-8")
+"""Trains and serves."""
 SERVE_CONFIG = {
     "http_options": {"host": "0.0.0.0", "port": 8000},
     "applications": [{"name": "demo", "route_prefix": "/", "import_path": "package.module:application"}],

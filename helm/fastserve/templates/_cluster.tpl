@@ -3,6 +3,7 @@
 {{- $root := .root -}}
 {{- $component := .component -}}
 {{- $values := .root.Values -}}
+{{- include "fastserve.checkApp" .root -}}
 rayVersion: {{ $values.rayVersion | quote }}
 {{- if $values.auth.enabled }}
 authOptions:
@@ -31,18 +32,32 @@ autoscalerOptions:
 {{- if .enabled }}
 gcsFaultToleranceOptions:
   redisAddress: {{ include "fastserve.redisAddress" $root }}
+  {{- with .redis.username }}
+  redisUsername: {value: {{ . | quote }}}
+  {{- end }}
   {{- if .redis.passwordSecret.name }}
   redisPassword:
     valueFrom:
       secretKeyRef: {{- toYaml .redis.passwordSecret | nindent 8 }}
   {{- end }}
+  {{- with .externalStorageNamespace }}
+  externalStorageNamespace: {{ . }}
+  {{- end }}
 {{- end }}
 {{- end }}
 headGroupSpec:
-  rayStartParams: {{- toYaml $values.head.rayStartParams | nindent 4 }}
+  {{- $params := $values.head.rayStartParams }}
+  {{- if kindIs "invalid" $params }}
+  {{- $params = dict "num-cpus" "0" "num-gpus" "0" }}
+  {{- end }}
+  rayStartParams: {{- toYaml $params | nindent 4 }}
+  {{- with $values.head.rayLabels }}
+  labels: {{- toYaml . | nindent 4 }}
+  {{- end }}
   template: {{- include "fastserve.pod" (dict "root" $root "group" $values.head "role" "head" "component" $component) | nindent 4 }}
-workerGroupSpecs:
-  {{- range $values.workers }}
+{{- $groups := ternary (list $values.worker) $values.workers (kindIs "invalid" $values.workers) }}
+workerGroupSpecs: {{ empty $groups | ternary "[]" "" }}
+  {{- range $groups }}
   {{- if or (gt (int .minReplicas) (int .replicas)) (gt (int .replicas) (int .maxReplicas)) }}
   {{- fail (printf "workers %s: minReplicas %v <= replicas %v <= maxReplicas %v is not so" .name .minReplicas .replicas .maxReplicas) }}
   {{- end }}
@@ -51,6 +66,9 @@ workerGroupSpecs:
     minReplicas: {{ .minReplicas }}
     maxReplicas: {{ .maxReplicas }}
     rayStartParams: {{- toYaml (default dict .rayStartParams) | nindent 6 }}
+    {{- with .rayLabels }}
+    labels: {{- toYaml . | nindent 6 }}
+    {{- end }}
     template: {{- include "fastserve.pod" (dict "root" $root "group" . "role" "worker" "component" $component) | nindent 6 }}
   {{- end }}
 {{- end -}}

@@ -37,7 +37,7 @@ spec:
   {{- end }}
   containers:
     - name: ray-{{ .role }}
-      image: {{ include "fastserve.image" .root }}
+      image: {{ .group.image | default (include "fastserve.image" .root) }}
       imagePullPolicy: {{ $values.image.pullPolicy }}
       env: {{- include "fastserve.env" .root | nindent 8 }}
       ports:
@@ -60,6 +60,9 @@ spec:
         {{- if $values.app }}
         - {name: app, mountPath: /etc/fastserve, readOnly: true}
         {{- end }}
+        {{- range $at, $volume := $values.volumes }}
+        - {name: volume-{{ $at }}, mountPath: {{ $volume.path }}, readOnly: {{ default false $volume.readOnly }}}
+        {{- end }}
   volumes:
     - name: tmp
       emptyDir: {}
@@ -74,6 +77,10 @@ spec:
     {{- if $values.app }}
     - name: app
       configMap: {name: {{ $name }}-app}
+    {{- end }}
+    {{- range $at, $volume := $values.volumes }}
+    - name: volume-{{ $at }}
+      persistentVolumeClaim: {claimName: {{ $volume.claim }}, readOnly: {{ default false $volume.readOnly }}}
     {{- end }}
 {{- end -}}
 
