@@ -24,6 +24,7 @@ SUMMARIES = {
     "run": "Do all that a file says, up to the served model.",
     "status": "Show the runs in a storage and how far they are.",
     "serve": "Serve a model, an artifact or a run's result.",
+    "render": "Write a file as ray up, KubeRay, Ray Serve or Helm take it.",
     "predict": "Ask a model or a served endpoint.",
     "key": "Make an API key for a client of an endpoint.",
     "bench": "Send a load to a served model and measure what it does.",

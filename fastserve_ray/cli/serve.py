@@ -68,6 +68,7 @@ def _serve(target: Target, *, wait: bool, as_json: bool) -> None:
             target.serve,
             target.spec.storage,
             revision=target.spec.model.revision,
+            cluster=target.spec.cluster,
             on_status=say,
         )
         stays = not wait and target.spec.cluster.address != "local"

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastserve_ray.errors import ArtifactError, UsageError
+from fastserve_ray.errors import UsageError
+from fastserve_ray.serve.result import ARTIFACT, model_manifest, model_of
 from fastserve_ray.spec.load import load_spec, parse_spec
 from fastserve_ray.spec.serve import ServeSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fastserve_ray.artifacts.manifest import Manifest
     from fastserve_ray.spec.model import TaskName
     from fastserve_ray.spec.run import RunSpec
 
@@ -23,8 +23,6 @@ DEFAULT_STORAGE = "./runs"
 SENTENCE_TRANSFORMERS = "modules.json"
 """In the folder of an embedding model."""
 YAML = (".yaml", ".yml")
-ARTIFACT = re.compile(r"artifact:\S+|[a-z]+-[0-9a-f]{16}|[^/@\s]+@[a-z]+")
-"""``artifact:ID``, an artifact's id, or ``run@stage``."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def resolve_target(
         return _of_model(target, target, found_task, sets, None)
     if ARTIFACT.fullmatch(target):
         storage = storage or DEFAULT_STORAGE
-        manifest = _manifest(target, storage)
+        manifest = model_manifest(target, storage)
         found_task = task or str(manifest.info.get("task") or "text-generation")
         return _of_model(f"artifact:{manifest.id}", target, found_task, sets, storage)
     if target.startswith(("/", ".", "~")) or target.count("/") > 1:
@@ -91,29 +89,8 @@ def resolve_target(
 
 
 def _of_file(path: str, sets: Sequence[str]) -> Target:
-    """The last model artifact of this very spec, which verification must have passed; or ``model.base`` as it is."""
-    from fastserve_ray.plan.stages import plan_run
-
     spec = load_spec(path, sets)
-    if spec.train is None and not spec.compress and spec.model.base is not None:
-        return Target(spec, _base(spec.model.base, spec.storage))
-    plan = plan_run(spec)
-    model = plan.stage("compress" if spec.compress else "train").artifact_id
-    needed = [model, *(stage.artifact_id for stage in plan.stages if stage.name == "verify")]
-    missing = [artifact for artifact in needed if not _is_published(artifact, spec.storage)]
-    if missing:
-        raise ArtifactError(
-            "this file has no verified model yet",
-            value=f"not published: {', '.join(missing)}",
-            key="storage",
-            hint=f"make it first: fastserve run {path}",
-        )
-    return Target(spec, f"artifact:{model}")
-
-
-def _base(base: str, storage: str) -> str:
-    is_artifact = not Path(base).exists() and ARTIFACT.fullmatch(base) is not None
-    return f"artifact:{_manifest(base, storage).id}" if is_artifact else base
+    return Target(spec, model_of(spec, path))
 
 
 def _of_model(model: str, shown: str, task: str, sets: Sequence[str], storage: str | None) -> Target:
@@ -142,20 +119,3 @@ def _task_of_folder(folder: Path) -> str:
     if (folder / SENTENCE_TRANSFORMERS).is_file():
         return "text-embedding"
     return "text-classification" if is_classifier else "text-generation"
-
-
-def _manifest(reference: str, storage: str) -> Manifest:
-    from fastserve_ray.artifacts.registry import Registry
-    from fastserve_ray.storage.filesystem import Storage
-
-    manifest = Registry(Storage.open(storage)).resolve(reference)
-    if manifest.kind != "model":
-        raise ArtifactError("this artifact is no model", value=f"{manifest.id} is a {manifest.kind}", allowed="a model")
-    return manifest
-
-
-def _is_published(artifact: str, storage: str) -> bool:
-    from fastserve_ray.artifacts.publish import manifest_path
-    from fastserve_ray.storage.filesystem import Storage
-
-    return Storage.open(storage).exists(manifest_path(artifact))

@@ -8,7 +8,6 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
@@ -18,18 +17,17 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from fastserve_ray.errors import ServeError
-from fastserve_ray.plan.shards import check_deployment
 from fastserve_ray.serve.app import QUIET, ServeTarget, build_app
 from fastserve_ray.serve.auth.access import access_of
 from fastserve_ray.serve.causes import cause_of
 from fastserve_ray.serve.client import Sample, is_ready, sample_request
-from fastserve_ray.serve.composition import load_application
 from fastserve_ray.serve.source import ModelSource
 from fastserve_ray.serve.start import check_placement, ensure_ray, ensure_serve, stop_serve
-from fastserve_ray.serve.targets import check_room, further_targets, surge_percent, with_shares, with_version
+from fastserve_ray.serve.targets import all_targets, check_room, surge_percent, with_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from fastserve_ray.serve.auth.access import Access
     from fastserve_ray.spec.cluster import ClusterSpec
@@ -124,19 +122,19 @@ def deploy(
         ServeError: the application does not take its settings, the port is taken, or a replica does not start; the
             message holds the replica's own error.
     """
-    _refuse_without_endpoint(task, model)
     say = on_status or (lambda _: None)
     access = access_of(spec)
     name = spec.model_name or model_name
-    targets = _targets(ServeTarget(ModelSource(str(model), storage, revision), task, name, spec), access)
+    targets = all_targets(ServeTarget(ModelSource(str(model), storage, revision), task, name, spec), access)
     owns_ray = False
     owns_serve = False
     old: Contents | None = None
     try:
         owns_ray = ensure_ray(cluster, spec, say)
-        for target in targets:
-            check_placement(target.spec)
-        check_room(targets)
+        if not _grows(cluster):
+            for target in targets:
+                check_placement(target.spec)
+            check_room(targets)
         say("starting Ray Serve")
         with _quiet_serve():
             url, owns_serve = ensure_serve(spec)
@@ -155,29 +153,9 @@ def deploy(
     return ServedApp(name, url, task, name, owns_serve, owns_ray)
 
 
-def _refuse_without_endpoint(task: TaskName, model: str | Path) -> None:
-    if task == "masked-lm":
-        raise ServeError(
-            "a masked language model is made to be fine-tuned; there is no endpoint for it",
-            value=str(model),
-            allowed="a model for text-generation or text-classification",
-            key="model.task",
-        )
-
-
-def _targets(first: ServeTarget, access: Access) -> list[ServeTarget]:
-    """``first`` and the further models of its spec, checked as far as that needs no cluster.
-
-    Raises:
-        UnknownNameError, ServeError, SpecError, ModelError, ArtifactError: see `deploy` and `targets.further_targets`.
-    """
-    if first.spec.application is not None:
-        load_application(first.spec.application)
-    found = [first, *further_targets(first.spec, first.source.storage)]
-    targets = [with_shares(target, access) for target in found]
-    for target in targets:
-        check_deployment(Path(target.source.reference), target.task, target.spec)
-    return targets
+def _grows(cluster: ClusterSpec | None) -> bool:
+    """Whether nodes that are not there yet may come."""
+    return cluster is not None and cluster.address != "local" and cluster.grows
 
 
 def _run(targets: Sequence[ServeTarget], access: Access) -> None:

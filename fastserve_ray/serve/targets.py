@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastserve_ray import __version__
-from fastserve_ray.errors import ArtifactError, ModelError, PlacementError
+from fastserve_ray.errors import ArtifactError, ModelError, PlacementError, ServeError
 from fastserve_ray.plan.inputs import reference_kind
+from fastserve_ray.plan.shards import check_deployment
 from fastserve_ray.serve.app import FAIR, ServeTarget
+from fastserve_ray.serve.composition import load_application
 from fastserve_ray.serve.source import ARTIFACT, ModelSource
 from fastserve_ray.serve.start import each_of, places_on
 
@@ -40,6 +42,35 @@ OUTSIDE = {
     "request_log",
 }
 """Keys that a replica does not see: Serve or the ingress keeps to them."""
+
+
+def all_targets(first: ServeTarget, access: Access) -> list[ServeTarget]:
+    """``first`` and the further models of its spec, checked as far as that needs no cluster.
+
+    Raises:
+        ServeError: a task without an endpoint; or the application does not take its settings.
+        UnknownNameError: ``serve.application.kind`` cannot be imported.
+        SpecError: a model cannot be served over so many shards.
+        ModelError, ArtifactError: see `further_targets`.
+    """
+    _refuse_without_endpoint(first)
+    if first.spec.application is not None:
+        load_application(first.spec.application)
+    found = [first, *further_targets(first.spec, first.source.storage)]
+    targets = [with_shares(target, access) for target in found]
+    for target in targets:
+        check_deployment(Path(target.source.reference), target.task, target.spec)
+    return targets
+
+
+def _refuse_without_endpoint(target: ServeTarget) -> None:
+    if target.task == "masked-lm":
+        raise ServeError(
+            "a masked language model is made to be fine-tuned; there is no endpoint for it",
+            value=target.source.reference,
+            allowed="a model for text-generation or text-classification",
+            key="model.task",
+        )
 
 
 def further_targets(spec: ServeSpec, storage: str | None) -> list[ServeTarget]:

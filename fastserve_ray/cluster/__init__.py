@@ -1,0 +1,1 @@
+"""One spec as other tools take it: ``ray up``, KubeRay, Ray Serve, Helm."""
