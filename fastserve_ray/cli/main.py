@@ -22,6 +22,8 @@ SUMMARIES = {
     "validate": "Check a file and report every problem at once.",
     "plan": "Show stages, what is already published, memory and resources; start nothing.",
     "run": "Do all that a file says, up to the served model.",
+    "submit": "Run a file as a job of a Ray cluster elsewhere.",
+    "job": "Show, follow or stop jobs of a cluster.",
     "status": "Show the runs in a storage and how far they are.",
     "serve": "Serve a model, an artifact or a run's result.",
     "render": "Write a file as ray up, KubeRay, Ray Serve or Helm take it.",

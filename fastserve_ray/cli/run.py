@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,9 +13,8 @@ from fastserve_ray.cli.common import check_files, json_option, print_json, read_
 from fastserve_ray.errors import FastServeError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from fastserve_ray.run.walk import RunResult
+    from fastserve_ray.spec.run import RunSpec
 
 
 @click.command("run")
@@ -31,6 +31,7 @@ def command(spec_file: Path, sets: tuple[str, ...], wait: bool, until: str | Non
     """
     spec = read_spec(spec_file, sets)
     check_files(spec)
+    spec = _in_its_job(spec)
     from fastserve_ray.run.driver import run
     from fastserve_ray.run.progress import renderer_for
 
@@ -50,6 +51,19 @@ def command(spec_file: Path, sets: tuple[str, ...], wait: bool, until: str | Non
         print_json(dataclasses.asdict(result))
     else:
         _show(result)
+
+
+def _in_its_job(spec: RunSpec) -> RunSpec:
+    """``spec`` as it is, but in a Ray job with the Ray that runs the job."""
+    from fastserve_ray.remote.inside import is_job, joined, notes
+    from fastserve_ray.remote.travel import restore_times
+
+    if not is_job():
+        return spec
+    for note in notes(spec):
+        click.echo(f"note: {note}", err=True)
+    restore_times(Path.cwd())
+    return joined(spec)
 
 
 def _show(result: RunResult) -> None:

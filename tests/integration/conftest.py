@@ -9,6 +9,7 @@ import pytest
 
 from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.serve import ServeSpec
+from tests.integration.head import Head, ray_head
 from tests.integration.served import save_generator
 from tests.s3_server import s3_server
 
@@ -37,3 +38,10 @@ def app(ray_cluster: str, generator_folder: Path) -> Iterator[ServedApp]:
 @pytest.fixture(scope="module")
 def client(app: ServedApp) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{app.url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """One Ray with a dashboard and a token, for all tests that reach a cluster from outside."""
+    with ray_head() as running:
+        yield running

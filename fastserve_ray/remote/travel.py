@@ -1,0 +1,185 @@
+"""What travels with a job: the YAML file and the local files that it names, as they lie below the working directory.
+
+What stays behind is refused, unless the nodes see the files of this machine too. The times of change of files are part
+of an artifact's name, and Ray's packages lose them, so they travel in a file of their own (`TIMES`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastserve_ray.errors import Problem, SpecError, UsageError
+from fastserve_ray.plan.inputs import is_uri, list_input, reference_kind
+from fastserve_ray.plan.words import size_in_words
+from fastserve_ray.spec.data import FilesSource
+from fastserve_ray.spec.template import is_file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fastserve_ray.spec.run import RunSpec
+
+TIMES = ".fastserve-times.json"
+"""In the package: nanoseconds of the last change by path."""
+MAX_BYTES = 400 * 2**20
+"""Ray keeps a package in the head's memory and takes 512 MiB at most."""
+_CLASS = re.compile(r"^(\w+)(?:\.\w+)*:\w+$")
+SEEN = "data in a storage (s3://...) that every node reaches; --shared-paths if every node has this very path"
+
+
+@dataclass(frozen=True)
+class Luggage:
+    """What a job takes along."""
+
+    folder: Path
+    """The working directory here."""
+    files: tuple[Path, ...]
+    """Relative to ``folder``."""
+    sets: tuple[str, ...]
+    """``--set`` of keys whose paths are others there."""
+
+    @property
+    def num_bytes(self) -> int:
+        return sum((self.folder / file).stat().st_size for file in self.files)
+
+    def pack(self, folder: Path) -> None:
+        """Copy into an empty folder, which Ray makes a package of.
+
+        Raises:
+            UsageError: it is too large to travel.
+        """
+        if self.num_bytes > MAX_BYTES:
+            raise UsageError(
+                "the files that this job needs are too large to travel with it",
+                value=size_in_words(self.num_bytes),
+                allowed=f"{size_in_words(MAX_BYTES)} in all",
+                hint=f"put {SEEN}",
+            )
+        times = {}
+        for file in self.files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(self.folder / file, folder / file)
+            times[str(file)] = (self.folder / file).stat().st_mtime_ns
+        (folder / TIMES).write_text(json.dumps(times, sort_keys=True), encoding="utf-8")
+
+
+def restore_times(folder: Path) -> None:
+    """Give unpacked files the times that they had where the job was submitted. A folder that was not packed here is
+    left as it is."""
+    if not (folder / TIMES).is_file():
+        return
+    for name, nanoseconds in json.loads((folder / TIMES).read_text(encoding="utf-8")).items():
+        os.utime(folder / name, ns=(nanoseconds, nanoseconds))
+
+
+def pack_list(spec_file: Path, spec: RunSpec, *, sees_files: bool) -> Luggage:
+    """What a job of this spec takes along from the working directory.
+
+    Args:
+        sees_files: every node has the files of this machine at the same paths.
+
+    Raises:
+        SpecError: with a problem for each path that the cluster cannot see.
+        UsageError: the YAML file is not below the working directory.
+    """
+    here = Path.cwd().resolve()
+    if not _is_below(spec_file, here):
+        raise UsageError(
+            "the file must lie in the working directory, which is what travels with a job",
+            value=str(spec_file),
+            allowed=f"a file below {here}",
+            hint=f"cd {spec_file.resolve().parent} first",
+        )
+    files = {spec_file.resolve().relative_to(here), *_modules(spec, here)}
+    sets: list[str] = []
+    problems: list[Problem] = []
+    for key, given in local_paths(spec):
+        if _is_below(Path(given), here):
+            files |= {Path(file.uri).resolve().relative_to(here) for file in list_input(given)}
+            relative = os.path.relpath(Path(given).expanduser().absolute(), here)
+            sets += [f"{key}={json.dumps(relative)}"] * (relative != given)
+        elif sees_files:
+            sets += [f"{key}={json.dumps(str(Path(given).expanduser().absolute()))}"]
+        else:
+            problems.append(Problem(key, "this path is not in what travels with the job", given, allowed=SEEN))
+    storage, problem = _storage(spec, sees_files=sees_files)
+    sets += storage
+    problems += problem
+    if problems:
+        raise SpecError(problems)
+    return Luggage(here, tuple(sorted(files)), tuple(sets))
+
+
+def local_paths(spec: RunSpec) -> Iterator[tuple[str, str]]:
+    """Key and value of what a spec names on this machine's disk."""
+    if spec.data is not None:
+        for name, source in (("train", spec.data.train), ("validation", spec.data.validation)):
+            if isinstance(source, FilesSource):
+                yield from _local(f"data.{name}.path", source.path)
+    if spec.model.base is not None and reference_kind(spec.model.base) in ("folder", "uri"):
+        yield from _local("model.base", spec.model.base)
+    if isinstance(spec.model.tokenizer, str) and reference_kind(spec.model.tokenizer) in ("folder", "uri"):
+        yield from _local("model.tokenizer", spec.model.tokenizer)
+    if spec.model.chat_template is not None and is_file_name(spec.model.chat_template):
+        yield "model.chat_template", spec.model.chat_template
+    if spec.serve is not None:
+        for name, model in spec.serve.models.items():
+            if reference_kind(model.base) in ("folder", "uri"):
+                yield from _local(f"serve.models.{name}.base", model.base)
+        if spec.serve.auth is not None and spec.serve.auth.keys_file is not None:
+            yield "serve.auth.keys_file", spec.serve.auth.keys_file
+
+
+def _local(key: str, given: str) -> Iterator[tuple[str, str]]:
+    path = given.removeprefix("file://")
+    if not is_uri(path):
+        yield key, path
+
+
+def _modules(spec: RunSpec, here: Path) -> set[Path]:
+    """Python files of the user's own ``package.module:Class``, where their package lies in the working directory."""
+    names = {found[1] for text in _strings(spec.model_dump(mode="json")) if (found := _CLASS.match(text))}
+    packages = [file for name in names for file in (here / name).rglob("*.py")]
+    modules = [here / f"{name}.py" for name in names if (here / f"{name}.py").is_file()]
+    return {file.relative_to(here) for file in [*packages, *modules]}
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from _strings(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _strings(entry)
+
+
+def _storage(spec: RunSpec, *, sees_files: bool) -> tuple[list[str], list[Problem]]:
+    """A relative storage would be in the job's own folder, which Ray deletes."""
+    path = spec.storage.removeprefix("file://")
+    if is_uri(path):
+        return [], []
+    if not sees_files:
+        return [], [
+            Problem("storage", "the cluster cannot see this folder of this machine", spec.storage, allowed=SEEN)
+        ]
+    return [f"storage={json.dumps(str(Path(path).expanduser().absolute()))}"], []
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """A glob is where its fixed part is."""
+    fixed = re.split(r"[*?\[]", str(path.expanduser().absolute()))[0]
+    return Path(fixed).resolve().is_relative_to(folder)
+
+
+def unset_variables(text: str, given: Sequence[str]) -> list[str]:
+    """Environment variables that a file reads without a default, and that are not ``given`` to the job."""
+    names = dict.fromkeys(re.findall(r"\$\{env:(\w+)\}", text))
+    return [name for name in names if name not in given]

@@ -1,0 +1,140 @@
+"""A run as a job of a Ray that was started with ``ray start --head``, and what a client without its token hears."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fastserve_ray.artifacts.registry import Registry
+from fastserve_ray.storage.filesystem import Storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.integration.head import Head
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+FILE = """
+name: away
+storage: "{storage}"
+cluster: {{num_cpus: 2}}
+model:
+  config: {{model_type: gpt2, n_embd: 16, n_layer: 1, n_head: 2, n_positions: 32}}
+  tokenizer: {{kind: bpe, vocab_size: 300}}
+data: {{train: {{path: data/lines.txt}}, max_length: 16}}
+train:
+  max_steps: 3
+  batch_size: 4
+  logging_steps: 1
+  checkpoint: {{every_steps: 20}}
+"""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with a file, its data, and things that do not travel."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "data").mkdir()
+    (folder / "data" / "lines.txt").write_text("\n".join(f"line {number} of the text" for number in range(200)))
+    (folder / "unrelated.bin").write_bytes(b"x" * 1000)
+    (folder / "app.yaml").write_text(FILE.format(storage=folder.parent / "storage"))
+    return folder
+
+
+def job_of(text: str) -> str:
+    found = re.search(r"raysubmit_\w+", text)
+    assert found is not None, text
+    return found[0]
+
+
+def test_a_run_is_submitted_followed_and_published_and_again_nothing_is_left_to_do(head: Head, work: Path) -> None:
+    outcome = head.fastserve("submit", "app.yaml", "--address", head.url, "--until", "train", folder=work)
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert "submitted to" in outcome.out
+    assert "with 2 files" in outcome.out
+    assert "this is a Ray job: it runs in the Ray that started it (cluster.address: local)" in outcome.out
+    assert "works since every node runs here" in outcome.err
+    stages = [manifest.stage for manifest in Registry(Storage.open(str(work.parent / "storage"))).list()]
+    assert sorted(stages) == ["data", "train"]
+    again = head.fastserve(
+        "submit", "app.yaml", "--address", head.url, "--until", "train", "--set", "cluster.num_cpus=3", folder=work
+    )
+    assert again.code == 0, again.out + again.err
+    assert len(Registry(Storage.open(str(work.parent / "storage"))).list()) == 2, "the same inputs, whenever unpacked"
+
+
+def test_ray_job_submit_runs_it_too(head: Head, work: Path) -> None:
+    command = ["ray", "job", "submit", "--address", head.url, "--working-dir", ".", "--"]
+    command += ["fastserve", "run", "app.yaml", "--until", "data"]
+    outcome = head.run(*command, folder=work, RAY_AUTH_MODE="token")
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert "this is a Ray job" in outcome.out
+
+
+def test_a_run_that_is_no_longer_followed_goes_on_until_it_is_stopped(head: Head, work: Path) -> None:
+    flags = ["--until", "train", "--set", "train.max_steps=100000"]
+    with head.start("submit", "app.yaml", "--address", head.url, *flags, folder=work) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "step" in line and "train" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the job goes on" in errors
+    job = job_of("".join(lines))
+    assert f"fastserve job stop {job} --address {head.url}" in errors
+    status = head.fastserve("job", "status", job, "--address", head.url, "--json", folder=work)
+    assert status.data["status"] == "RUNNING"
+    stopped = head.fastserve("job", "stop", job, "--address", head.url, folder=work)
+    assert stopped.out == f"job {job}: STOPPED\n", stopped.err
+    logs = head.fastserve("job", "logs", job, "--follow", "--address", head.url, folder=work)
+    assert logs.code == 130
+    assert "".join(lines[1:]) in logs.out
+    table = head.fastserve("job", "status", "--address", head.url, folder=work)
+    assert job in table.out
+    assert "STOPPED" in table.out
+
+
+def test_the_exit_code_is_that_of_the_job(head: Head, work: Path) -> None:
+    (work / "rows.jsonl").write_text(json.dumps({"other": "no such column"}) + "\n")
+    flags = ["--set", "data.train.path=rows.jsonl", "--until", "data"]
+    outcome = head.fastserve("submit", "app.yaml", "--address", head.url, *flags, folder=work)
+    assert outcome.code == 1
+    assert "FAILED" in outcome.err
+    assert "change: data.columns" in outcome.out
+
+
+def test_what_the_nodes_cannot_hold_is_not_submitted(head: Head, work: Path) -> None:
+    before = head.fastserve("job", "status", "--address", head.url, "--json", folder=work).data
+    flags = ["--set", "train.parallel.workers=9", "--set", "cluster.num_cpus=16"]
+    outcome = head.fastserve("submit", "app.yaml", "--address", head.url, *flags, folder=work)
+    assert outcome.code == 2
+    assert "train asks for 9 x (1 CPU)" in outcome.err
+    assert "the nodes have room for 8" in outcome.err
+    assert len(head.fastserve("job", "status", "--address", head.url, "--json", folder=work).data) == len(before)
+
+
+def test_a_client_without_the_token_hears_where_it_comes_from(head: Head, work: Path, tmp_path: Path) -> None:
+    without = {"RAY_AUTH_TOKEN_PATH": "", "HOME": str(tmp_path)}
+    outcome = head.fastserve("job", "status", "--address", head.url, folder=work, **without)
+    assert outcome.code == 1
+    assert "this cluster asks for a token, and none was found" in outcome.err
+    assert "RAY_AUTH_TOKEN_PATH" in outcome.err
+    outcome = head.fastserve("job", "status", "--address", head.url, folder=work, RAY_AUTH_TOKEN="wrong")
+    assert "refuses the token" in outcome.err
+    assert "got: the one from RAY_AUTH_TOKEN" in outcome.err
+
+
+def test_a_job_that_is_not_there(head: Head, work: Path) -> None:
+    for command in (["status"], ["logs"], ["logs", "--follow"], ["stop"]):
+        outcome = head.fastserve("job", command[0], "raysubmit_none", *command[1:], "--address", head.url, folder=work)
+        assert outcome.code == 2
+        assert "this cluster knows no such job" in outcome.err
