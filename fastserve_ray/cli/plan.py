@@ -26,8 +26,13 @@ _PARTS = ("parameters", "gradients", "optimizer", "activations", "kv_cache", "pe
 @click.command("plan")
 @spec_argument
 @set_option
+@click.option(
+    "--address",
+    metavar="URL",
+    help="Ask the cluster there whether its nodes have room: http://head:8265, or auto for the Ray on this machine.",
+)
 @json_option
-def command(spec_file: Path, sets: tuple[str, ...], as_json: bool) -> None:
+def command(spec_file: Path, sets: tuple[str, ...], address: str | None, as_json: bool) -> None:
     """Show the stages of FILE, what is already published, memory per worker, and resources asked and present."""
     from fastserve_ray.plan.memory import estimate_memory
     from fastserve_ray.plan.resources import present_resources
@@ -38,10 +43,19 @@ def command(spec_file: Path, sets: tuple[str, ...], as_json: bool) -> None:
     spec = plan.spec
     states, reason = stage_states(plan)
     memory, present = estimate_memory(spec), present_resources(spec)
+    placement = None
+    if address is not None:
+        from fastserve_ray.cli.plan_nodes import placement_at
+
+        placement = placement_at(address, plan, memory)
+        present = placement.present
     if as_json:
-        print_json(_as_json(plan, states, reason, memory, present))
-    else:
-        _print(plan, states, reason, memory, present)
+        found = _as_json(plan, states, reason, memory, present)
+        print_json(found if placement is None else {**found, "cluster": placement.as_json()})
+        return
+    _print(plan, states, reason, memory, present)
+    if placement is not None:
+        placement.show(console())
 
 
 def stage_states(plan: Plan) -> tuple[dict[str, State], str | None]:
@@ -70,7 +84,7 @@ def _state(stage: PlannedStage, *, is_published: bool) -> State:
 
 def _as_json(
     plan: Plan, states: dict[str, State], reason: str | None, memory: tuple[StageMemory, ...], present: Present
-) -> JsonValue:
+) -> dict[str, JsonValue]:
     from fastserve_ray.plan.fit import misfits
     from fastserve_ray.plan.resources import short_stages
 

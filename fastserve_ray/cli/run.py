@@ -11,6 +11,7 @@ import click
 
 from fastserve_ray.cli.common import check_files, json_option, print_json, read_spec, set_option, spec_argument
 from fastserve_ray.errors import FastServeError
+from fastserve_ray.remote.inside import is_job
 
 if TYPE_CHECKING:
     from fastserve_ray.run.walk import RunResult
@@ -23,14 +24,21 @@ if TYPE_CHECKING:
 @click.option("--wait/--no-wait", default=True, help="Serve until Ctrl-C, or stop after one sample.")
 @click.option("--until", metavar="STAGE", help="The last stage to run, for example train.")
 @json_option
-def command(spec_file: Path, sets: tuple[str, ...], wait: bool, until: str | None, as_json: bool) -> None:
+def command(spec_file: Path, sets: tuple[str, ...], wait: bool, until: str | None, as_json: bool) -> int:
     """Run FILE: finished stages are skipped, the rest is built, verified and served.
+
+    Where cluster.address is that of a cluster's dashboard, it is submitted as a job, as ``fastserve submit`` does;
+    --no-wait then returns once it is submitted.
 
     Exit codes: 0 done; 1 a stage failed; 2 the file is wrong or asks for more than there is; 130 stopped by Ctrl-C
     before the model was served.
     """
     spec = read_spec(spec_file, sets)
     check_files(spec)
+    if spec.cluster.is_submitted_to and not is_job():
+        from fastserve_ray.cli.submit import submit
+
+        return submit(spec, spec_file, sets, until=until, wait=wait, as_json=as_json)
     spec = _in_its_job(spec)
     from fastserve_ray.run.driver import run
     from fastserve_ray.run.progress import renderer_for
@@ -51,11 +59,12 @@ def command(spec_file: Path, sets: tuple[str, ...], wait: bool, until: str | Non
         print_json(dataclasses.asdict(result))
     else:
         _show(result)
+    return 0
 
 
 def _in_its_job(spec: RunSpec) -> RunSpec:
     """``spec`` as it is, but in a Ray job with the Ray that runs the job."""
-    from fastserve_ray.remote.inside import is_job, joined, notes
+    from fastserve_ray.remote.inside import joined, notes
     from fastserve_ray.remote.travel import restore_times
 
     if not is_job():

@@ -91,18 +91,19 @@ def submit(
     from fastserve_ray.remote.nodes import are_here, nodes_of
     from fastserve_ray.remote.travel import pack_list
 
-    dashboard = Dashboard.at(address, _address_of(spec))
+    dashboard = Dashboard.at(address, spec.cluster.address if spec.cluster.is_submitted_to else None)
     nodes = nodes_of(dashboard)
-    _check_plan(spec, nodes, until)
     is_here = are_here(nodes)
+    notes = [*_check_plan(spec, nodes, until), *_notes(spec, spec_file, is_here=is_here)]
     luggage = pack_list(spec_file, spec, sees_files=is_here or shared_paths)
-    for note in _notes(spec, spec_file, is_here=is_here):
+    for note in notes:
         click.echo(f"note: {note}", err=True)
     jobs = Jobs(dashboard)
     flags = [flag for text in (*sets, *luggage.sets) for flag in ("--set", text)]
     flags += [] if until is None else ["--until", until]
     line = shlex.join([*PROGRAM, "run", str(spec_file.resolve().relative_to(luggage.folder)), *flags])
-    job = jobs.submit(line, luggage, metadata={"fastserve_run": spec.name})
+    env = {name: value for name, value in spec.cluster.runtime_env.as_ray().items() if name != "working_dir"}
+    job = jobs.submit(line, luggage, env, metadata={"fastserve_run": spec.name})
     click.echo(f"job {job} is submitted to {dashboard.url} with {len(luggage.files)} files", err=as_json)
     if not wait:
         if as_json:
@@ -113,13 +114,8 @@ def submit(
     return _show_end(follow(jobs, job, dashboard, to_stderr=as_json), as_json=as_json)
 
 
-def _address_of(spec: RunSpec) -> str | None:
-    """The file's own cluster, if it names one."""
-    return spec.cluster.address if spec.cluster.address.startswith("http") else None
-
-
-def _check_plan(spec: RunSpec, nodes: Sequence[Node], until: str | None) -> None:
-    """What a run there would refuse is refused here."""
+def _check_plan(spec: RunSpec, nodes: Sequence[Node], until: str | None) -> list[str]:
+    """What a run there would refuse is refused here; of a cluster that grows it is said."""
     from fastserve_ray.plan.memory import estimate_memory
     from fastserve_ray.plan.stages import plan_run
     from fastserve_ray.remote.nodes import check_nodes, shortages
@@ -128,7 +124,11 @@ def _check_plan(spec: RunSpec, nodes: Sequence[Node], until: str | None) -> None
     stages = plan.stages
     if until is not None:
         stages = stages[: plan.names.index(plan.stage(until).name) + 1]
-    check_nodes(list(shortages(stages, estimate_memory(plan.spec), nodes)), nodes)
+    found = list(shortages(stages, estimate_memory(plan.spec), nodes))
+    if spec.cluster.grows:
+        return [f"{shortage} as long as no more nodes come" for shortage in found]
+    check_nodes(found, nodes)
+    return []
 
 
 def _notes(spec: RunSpec, spec_file: Path, *, is_here: bool) -> list[str]:
@@ -141,9 +141,14 @@ def _notes(spec: RunSpec, spec_file: Path, *, is_here: bool) -> list[str]:
             f"storage {spec.storage} is a folder of this machine: it works since every node runs here; "
             "nodes that join elsewhere would not see it"
         )
-    if names := unset_variables(spec_file.read_text(encoding="utf-8"), ()):
+    if names := unset_variables(spec_file.read_text(encoding="utf-8"), _given(spec)):
         notes.append(f"the file reads {', '.join(names)}: the cluster's environment must have them too")
     return notes
+
+
+def _given(spec: RunSpec) -> list[str]:
+    """Environment variables that the file gives to the cluster's processes."""
+    return [*spec.cluster.runtime_env.env_vars, *spec.cluster.secrets]
 
 
 def follow(jobs: Jobs, job: str, dashboard: Dashboard, *, to_stderr: bool = False) -> Job | None:

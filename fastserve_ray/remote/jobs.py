@@ -128,12 +128,15 @@ class Jobs:
 
         A connection that breaks is made again, and nothing is written twice.
         """
+        import aiohttp
+
+        self.find(job)
         once, failures = _Once(write), 0
         while True:
             try:
                 asyncio.run(self._tail(job, once))
                 failures = 0
-            except (RuntimeError, OSError) as error:  # aiohttp's errors of a connection are OSErrors
+            except (RuntimeError, OSError, aiohttp.ClientError) as error:
                 failures += 1
                 if failures == TRIES:
                     raise FastServeError("the job's log cannot be followed", value=str(error)) from error

@@ -38,17 +38,6 @@ class Node:
         memory = "" if self.memory is None else f", {size_in_words(self.memory)}"
         return f"{self.ip}{' (head)' if self.is_head else ''}: {self.cpus:g} CPU, {self.gpus:g} GPU{memory}"
 
-    def places(self, bundle: Bundles, memory: int | None = None) -> int:
-        """How many such bundles it holds while nothing else runs.
-
-        Args:
-            memory: bytes that the worker in a bundle takes; None: not known.
-        """
-        wanted = [(self.cpus, bundle.cpus), (self.gpus, bundle.gpus)]
-        if memory and self.memory is not None:
-            wanted.append((self.memory, memory))
-        return min(int(there / each + ROUNDING) for there, each in wanted if each)
-
 
 @dataclass(frozen=True)
 class Shortage:
@@ -57,11 +46,12 @@ class Shortage:
     stage: str
     asked: Bundles
     memory: int | None
+    """Bytes of a worker; None: not known, or on its GPU."""
     places: int
     """Bundles that have a place."""
 
     def __str__(self) -> str:
-        memory = "" if self.memory is None else f" with {size_in_words(self.memory)} each"
+        memory = "" if not self.memory else f" with {size_in_words(self.memory)} each"
         return f"{self.stage} asks for {self.asked}{memory}: the nodes have room for {self.places}"
 
 
@@ -100,9 +90,35 @@ def shortages(
     for stage in stages:
         bundles = stage.resources
         peak = None if bundles.gpus else peaks.get(stage.name)
-        places = sum(node.places(bundles, peak) for node in nodes)
-        if places < bundles.count:
+        wanted = list(_sizes(bundles, peak or 0))
+        places = count_places(wanted, nodes)
+        if places < len(wanted):
             yield Shortage(stage.name, bundles, peak, places)
+
+
+Size = tuple[float, float, int]
+"""GPUs, CPUs and bytes."""
+
+
+def _sizes(bundles: Bundles, memory: int) -> Iterator[Size]:
+    """One for each bundle. The memory is that of the first ones; of others it is not known."""
+    yield from [(bundles.gpus, bundles.cpus, memory)] * bundles.count
+    for other in bundles.others:
+        yield from _sizes(other, 0)
+
+
+def count_places(wanted: Iterable[Size], nodes: Sequence[Node]) -> int:
+    """How many bundles have a place while nothing else runs: the largest are placed first, each on the node that it
+    leaves the least GPUs and CPUs of. For bundles of one size that is the most there can be."""
+    free = [[node.gpus, node.cpus, float("inf") if node.memory is None else node.memory] for node in nodes]
+    places = 0
+    for size in sorted(wanted, reverse=True):
+        fits = [room for room in free if all(there + ROUNDING >= each for there, each in zip(room, size, strict=True))]
+        if fits:
+            chosen = min(fits)
+            chosen[:] = [there - each for there, each in zip(chosen, size, strict=True)]
+            places += 1
+    return places
 
 
 def check_nodes(found: Sequence[Shortage], nodes: Sequence[Node]) -> None:

@@ -96,7 +96,7 @@ def pack_list(spec_file: Path, spec: RunSpec, *, sees_files: bool) -> Luggage:
             allowed=f"a file below {here}",
             hint=f"cd {spec_file.resolve().parent} first",
         )
-    files = {spec_file.resolve().relative_to(here), *_modules(spec, here)}
+    files = {spec_file.resolve().relative_to(here), *_modules(spec, here), *_working_folder(spec, here)}
     sets: list[str] = []
     problems: list[Problem] = []
     for key, given in local_paths(spec):
@@ -105,15 +105,41 @@ def pack_list(spec_file: Path, spec: RunSpec, *, sees_files: bool) -> Luggage:
             relative = os.path.relpath(Path(given).expanduser().absolute(), here)
             sets += [f"{key}={json.dumps(relative)}"] * (relative != given)
         elif sees_files:
-            sets += [f"{key}={json.dumps(str(Path(given).expanduser().absolute()))}"]
+            sets += [f"{key}={json.dumps(_absolute(given))}"]
         else:
-            problems.append(Problem(key, "this path is not in what travels with the job", given, allowed=SEEN))
+            problems.append(_unseen(key, given))
     storage, problem = _storage(spec, sees_files=sees_files)
     sets += storage
     problems += problem
     if problems:
         raise SpecError(problems)
     return Luggage(here, tuple(sorted(files)), tuple(sets))
+
+
+def served_paths(spec: RunSpec, model: str, *, sees_files: bool) -> tuple[dict[str, object], str]:
+    """Overrides that make every path absolute which a served application reads, and the model likewise: Serve's
+    processes work in a folder of their own, and nothing travels with an application.
+
+    Raises:
+        SpecError: with a problem for each path that the cluster cannot see.
+    """
+    paths = [(key, path) for key, path in local_paths(spec) if key.startswith("serve.")]
+    paths += list(_local("storage", spec.storage))
+    is_folder = reference_kind(model) == "folder"
+    problems = [] if sees_files else [_unseen(key, path) for key, path in paths]
+    if is_folder and not sees_files:
+        problems.append(_unseen("model", model))
+    if problems:
+        raise SpecError(problems)
+    return {key: _absolute(path) for key, path in paths}, _absolute(model) if is_folder else model
+
+
+def _unseen(key: str, path: str) -> Problem:
+    return Problem(key, "the cluster cannot see this path of this machine", path, allowed=SEEN)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def local_paths(spec: RunSpec) -> Iterator[tuple[str, str]]:
@@ -150,6 +176,25 @@ def _modules(spec: RunSpec, here: Path) -> set[Path]:
     return {file.relative_to(here) for file in [*packages, *modules]}
 
 
+def _working_folder(spec: RunSpec, here: Path) -> set[Path]:
+    """All files of ``cluster.runtime_env.working_dir``.
+
+    Raises:
+        UsageError: it is a URI, or not below the working directory.
+    """
+    given = spec.cluster.runtime_env.working_dir
+    if given is None:
+        return set()
+    if is_uri(given) or not _is_below(Path(given), here):
+        raise UsageError(
+            "a job's folder is the working directory that it is submitted from",
+            value=given,
+            allowed="a folder below the working directory, all of which then travels; or none",
+            key="cluster.runtime_env.working_dir",
+        )
+    return {Path(file.uri).resolve().relative_to(here) for file in list_input(given)}
+
+
 def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -167,10 +212,8 @@ def _storage(spec: RunSpec, *, sees_files: bool) -> tuple[list[str], list[Proble
     if is_uri(path):
         return [], []
     if not sees_files:
-        return [], [
-            Problem("storage", "the cluster cannot see this folder of this machine", spec.storage, allowed=SEEN)
-        ]
-    return [f"storage={json.dumps(str(Path(path).expanduser().absolute()))}"], []
+        return [], [_unseen("storage", spec.storage)]
+    return [f"storage={json.dumps(_absolute(path))}"], []
 
 
 def _is_below(path: Path, folder: Path) -> bool:

@@ -175,8 +175,7 @@ def _refuse_jobs_address(cluster: ClusterSpec) -> None:
             value=cluster.address,
             allowed="local or auto",
             key="cluster.address",
-            hint=f"submit the run as a job: ray job submit --address {cluster.address} --working-dir . -- "
-            "fastserve run app.yaml --set cluster.address=auto",
+            hint=f"submit the run as a job: fastserve submit app.yaml --address {cluster.address}",
         )
 
 

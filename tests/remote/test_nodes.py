@@ -5,29 +5,39 @@ import pytest
 from fastserve_ray.errors import PlacementError
 from fastserve_ray.plan.memory import StageMemory
 from fastserve_ray.plan.resources import Bundles
-from fastserve_ray.plan.stages import PlannedStage
-from fastserve_ray.remote.nodes import Node, are_here, check_nodes, shortages
+from fastserve_ray.plan.stages import PlannedStage, StageName
+from fastserve_ray.remote.nodes import Node, are_here, check_nodes, count_places, shortages
 
 HEAD = Node("10.0.0.1", True, cpus=2, gpus=0, memory=8 * 2**30)
 WORKER = Node("10.0.0.2", False, cpus=8, gpus=4, memory=32 * 2**30)
 
 
-def stage(name: str, count: int, cpus: float, gpus: float = 0.0) -> PlannedStage:
-    return PlannedStage(name, "d" * 64, (), (), {}, Bundles(count, cpus, gpus), {})
+def stage(name: StageName, count: int, cpus: float, gpus: float = 0.0) -> PlannedStage:
+    return PlannedStage(name, "d" * 64, "none", (), {}, Bundles(count, cpus, gpus), {})
 
 
 def test_places_are_counted_on_each_node() -> None:
-    assert HEAD.places(Bundles(1, 1.0)) == 2
-    assert HEAD.places(Bundles(1, 1.0, 1.0)) == 0
-    assert WORKER.places(Bundles(1, 1.0, 1.0)) == 4
-    assert WORKER.places(Bundles(1, 0.1, 0.5)) == 8
-    assert HEAD.places(Bundles(1, 1.0), memory=5 * 2**30) == 1
+    nodes = [HEAD, WORKER]
+    assert count_places([(0, 1, 0)] * 20, nodes) == 10
+    assert count_places([(1, 1, 0)] * 20, nodes) == 4
+    assert count_places([(0.5, 0.1, 0)] * 20, nodes) == 8
+    assert count_places([(0, 1, 5 * 2**30)] * 20, nodes) == 1 + 6
+    assert count_places([(0, 1, 0)] * 8 + [(1, 1, 0)] * 2, nodes) == 10, "what needs no GPU leaves room for what does"
+    assert count_places([(0, 1, 0)], []) == 0
 
 
 def test_bundles_that_fit_in_sum_but_on_no_node_are_short() -> None:
     (short,) = shortages([stage("data", 1, 1), stage("train", 2, 6)], [], [HEAD, WORKER])
     assert (short.stage, short.places) == ("train", 1)
     assert str(short) == "train asks for 2 x (6 CPU): the nodes have room for 1"
+
+
+def test_replicas_of_further_models_count() -> None:
+    served = PlannedStage(
+        "serve", "d" * 64, "none", (), {}, Bundles(1, 8.0, others=(Bundles(1, 2.0), Bundles(2, 1.0))), {}
+    )
+    (short,) = shortages([served], [], [HEAD, WORKER])
+    assert short.places == 2
 
 
 def test_memory_of_a_worker_on_a_cpu_counts_and_that_of_a_gpu_does_not() -> None:

@@ -76,6 +76,14 @@ def test_a_file_outside_the_working_directory_is_refused(here: Path, tmp_path: P
         pack_list(tmp_path / "app.yaml", load_spec(file), sees_files=False)
 
 
+def test_the_working_dir_of_the_file_travels_whole(here: Path) -> None:
+    file = write(here)
+    spec = load_spec(file, ["cluster.runtime_env.working_dir=runs"])
+    assert Path("runs/large.bin") in pack_list(file, spec, sees_files=False).files
+    with pytest.raises(UsageError, match="folder is the working directory"):
+        pack_list(file, load_spec(file, ["cluster.runtime_env.working_dir=s3://bucket/a.zip"]), sees_files=False)
+
+
 def test_too_much_is_refused(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(travel, "MAX_BYTES", 100)
     file = write(here)
