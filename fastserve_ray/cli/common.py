@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,15 +52,18 @@ def read_spec(spec_file: Path, sets: Sequence[str]) -> RunSpec:
 
 
 def check_keys(spec: RunSpec) -> None:
-    """Read the file of API keys, if there is one, so that a mistake in it shows before anything starts.
+    """Read the file of API keys, if there is one, so that a mistake in it shows before anything starts. What is one of
+    ``cluster.secrets`` need not be here.
 
     Raises:
         SpecError: with every problem of that file.
     """
-    if spec.serve is not None and spec.serve.auth is not None:
-        from fastserve_ray.spec.keys import load_keys
+    auth = None if spec.serve is None else spec.serve.auth
+    if auth is None or (auth.keys_env in spec.cluster.secrets and auth.keys_env not in os.environ):
+        return
+    from fastserve_ray.spec.keys import load_keys
 
-        load_keys(spec.serve.auth)
+    load_keys(auth)
 
 
 def check_files(spec: RunSpec) -> None:
