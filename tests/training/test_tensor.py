@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from typing import Any
+
 import pytest
 import torch
 
 from fastserve_ray.models.cuts import COLUMNS, QKV_OUT, Cut, Share
 from fastserve_ray.spec.checks.parallel import CUT_FAMILIES
+from fastserve_ray.training.tensor.cutting import cut_model
 from fastserve_ray.training.tensor.dropout import HeadDropout
 from fastserve_ray.training.tensor.layers import ColumnParallel
 from fastserve_ray.training.tensor.limits import FAMILIES
 from fastserve_ray.training.tensor.shards import Piece
+from fastserve_ray.training.world import World
 
 
 @pytest.mark.parametrize(("cut", "size", "axis"), [(QKV_OUT, 64, 1), (QKV_OUT, 64, 0), (COLUMNS, 51, 0)])
@@ -93,3 +99,16 @@ def test_autocast_gives_16_bits_with_a_bias_too(*, is_transposed: bool) -> None:
 
 def test_validation_knows_the_families_that_can_be_cut() -> None:
     assert set(CUT_FAMILIES) == set(FAMILIES)
+
+
+def test_nothing_keeps_the_whole_weights_once_they_are_cut() -> None:
+    """A hook that holds the book of all parameters would."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=10, n_positions=4))
+    whole = {name: weakref.ref(parameter) for name, parameter in model.named_parameters()}
+    group: Any = object()  # nothing is exchanged yet
+    shards = cut_model(model, World(rank=0, size=2, tensor_size=2, tensor_group=group))
+    gc.collect()
+    assert {name for name, parameter in whole.items() if parameter() is None} == set(shards.pieces) - {"lm_head.weight"}
+    assert len(shards.pieces) == 8

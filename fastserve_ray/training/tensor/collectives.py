@@ -40,6 +40,7 @@ def gather_along(part: torch.Tensor, axis: int, widths: Sequence[int], group: di
     padded[: first.shape[0]] = first
     parts = [torch.empty_like(padded) for _ in widths]
     dist.all_gather(parts, padded, group=group)
+    _give_up(padded)
     return [found[:width].movedim(0, axis) for found, width in zip(parts, widths, strict=True)]
 
 
@@ -73,11 +74,22 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, part: torch.Tensor, widths: tuple[int, ...], group: dist.ProcessGroup) -> torch.Tensor:
         rank = dist.get_rank(group)
         ctx.first, ctx.width = sum(widths[:rank]), widths[rank]
-        return torch.cat(gather_along(part, -1, widths, group), dim=-1)
+        parts = gather_along(part, -1, widths, group)
+        whole = torch.cat(parts, dim=-1)
+        for each in parts:
+            _give_up(each)
+        return whole
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         return gradients[0].narrow(-1, ctx.first, ctx.width).contiguous(), None, None
+
+
+def _give_up(part: torch.Tensor) -> None:
+    """Free the memory now: on a CPU a thread of gloo may hold what it has exchanged for some moments more, in which the
+    loss needs the most."""
+    if part.device.type == "cpu":
+        part.untyped_storage().resize_(0)
 
 
 def _apply(function: Any, *arguments: Any) -> torch.Tensor:

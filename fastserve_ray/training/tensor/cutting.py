@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,7 +42,7 @@ def cut_model(model: Any, world: World) -> Shards:
 
 
 class _Cutter:
-    """Cuts layers and keeps book of the parameters."""
+    """Cuts layers and keeps book of the parameters. No hook may hold it: it would keep the whole model in memory."""
 
     def __init__(self, model: Any, world: World, group: dist.ProcessGroup) -> None:
         self._model = model
@@ -66,7 +67,7 @@ class _Cutter:
         readers = {name.rpartition(".")[0] for name, _, cut in cuts if cut.side == "outputs"}
         for reader in map(self._model.get_submodule, readers):
             self._localise(reader)
-            reader.register_forward_pre_hook(self._entered, with_kwargs=True)
+            reader.register_forward_pre_hook(partial(_entered, self._group), with_kwargs=True)
 
     def _column(self, module: Any, cut: Cut) -> ColumnParallel:
         is_transposed = not isinstance(module, nn.Linear)
@@ -153,19 +154,7 @@ class _Cutter:
     def _sum_gradients(self, *parameters: nn.Parameter | None) -> None:
         for parameter in parameters:
             if parameter is not None and parameter.requires_grad:
-                parameter.register_hook(self._summed)
-
-    def _summed(self, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=self._group)
-        return total
-
-    def _entered(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
-        """Of an attention layer or an MLP, whose cut layers all read its hidden states, so that their gradients are one
-        sum over the ranks."""
-        if args:
-            return (enter(args[0], self._group), *args[1:]), kwargs
-        return args, {**kwargs, _HIDDEN: enter(kwargs[_HIDDEN], self._group)}
+                parameter.register_hook(partial(_summed, self._group))
 
     def _localise(self, attention: nn.Module) -> None:
         """What some families' attention remembers about heads."""
@@ -179,3 +168,19 @@ class _Cutter:
                 setattr(attention, name, value)
         if hasattr(attention, "split_size"):
             attention.split_size = attention.embed_dim // share.num_shards
+
+
+def _summed(group: dist.ProcessGroup, gradient: torch.Tensor) -> torch.Tensor:
+    total = gradient.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total, group=group)
+    return total
+
+
+def _entered(
+    group: dist.ProcessGroup, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], Any]:
+    """Before an attention layer or an MLP, whose cut layers all read its hidden states, so that their gradients are one
+    sum over the ranks."""
+    if args:
+        return (enter(args[0], group), *args[1:]), kwargs
+    return args, {**kwargs, _HIDDEN: enter(kwargs[_HIDDEN], group)}
