@@ -17,9 +17,12 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import Figure, make_parser, report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MIB = 2**20
 STEPS = 3
@@ -41,6 +44,10 @@ class Case:
     def task(self) -> str:
         return "text-classification" if self.config["model_type"] == "bert" else "text-generation"
 
+    @property
+    def num_workers(self) -> int:
+        return int(self.train.get("parallel", {}).get("workers", 1))
+
     def spec(self) -> dict[str, Any]:
         """As in a file."""
         return {
@@ -54,7 +61,7 @@ class Case:
             "data": {"train": {"path": "rows.jsonl"}, "max_length": self.length},
             "train": {
                 "max_steps": STEPS,
-                "batch_size": self.micro_batch * self.accumulation,
+                "batch_size": self.micro_batch * self.accumulation * self.num_workers,
                 "gradient_accumulation_steps": self.accumulation,
                 **self.train,
             },
@@ -163,13 +170,29 @@ def measure(case: Case, folder: Path) -> dict[str, int]:
 
 
 def allocated_peak(profiler: Any) -> int:
-    """The highest sum of what was allocated and not yet freed, from the profiler's events in their order."""
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    """The highest sum of what was allocated and not yet freed, from the profiler's events in their order.
+
+    What a thread of gloo frees, the profiler does not see: it counts as freed where its address is given out again.
+    """
+    held: dict[int, int] = {}
     current = highest = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        current += event.nbytes()
+    for _, nbytes, address in sorted(_allocations(profiler)):
+        current -= held.pop(address, 0)
+        if nbytes > 0:
+            held[address] = nbytes
+            current += nbytes
         highest = max(highest, current)
     return highest
+
+
+def _allocations(profiler: Any) -> Iterator[tuple[int, int, int]]:
+    """Nanosecond, bytes (negative where freed), address."""
+    waiting = list(profiler.profiler.kineto_results.experimental_event_tree())
+    while waiting:
+        event = waiting.pop()
+        waiting.extend(event.children)
+        if event.tag.name == "Allocation":
+            yield event.start_time_ns, event.extra_fields.alloc_size, event.extra_fields.ptr
 
 
 def resident_bytes() -> int:

@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING
 
 from fastserve_ray.plan.activations import AUTOCAST, FULL, HALF, Activations, Batch, NumberFormat, count_activations
 from fastserve_ray.plan.model_size import ModelSize, model_size
-from fastserve_ray.plan.parameters import parameters_of_rank
+from fastserve_ray.plan.parameters import cut_architecture, parameters_of_rank, words_of_rank
 from fastserve_ray.plan.peak import States, training_peak
 from fastserve_ray.plan.pipeline import heaviest_stage, stage_sizes, stage_states
+from fastserve_ray.plan.publishing import gathered_bytes
 from fastserve_ray.plan.trained import adapter_parameters
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def training_bytes(
 def train_activations(
     model: Architecture, train: TrainSpec, *, task: str, num_parameters: int, batch: int, length: int
 ) -> Activations:
-    """Bytes that a forward and backward pass of one micro batch needs beside the states.
+    """Bytes that a forward and backward pass of one micro batch needs on one rank beside the states.
 
     Args:
         model: the sizes.
@@ -121,11 +122,12 @@ def train_activations(
     tables = (model.vocab_size + model.num_positions) * model.hidden_size
     untied = has_logits and not model.has_tied_embeddings
     head = model.vocab_size * model.hidden_size if has_logits else 0
+    tensor = train.parallel.tensor
     return count_activations(
-        model,
+        cut_architecture(model, tensor),
         Batch(batch, length, has_mask=True),
         number_format(train),
-        num_linear=max(0, num_parameters - tables + (0 if untied else head)),
+        num_linear=max(0, num_parameters - tables + (0 if untied else head)) // tensor,
         is_checkpointed=train.gradient_checkpointing,
         is_frozen=train.adapter is not None,
         has_logits=has_logits,
@@ -171,14 +173,20 @@ def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, work
         length=spec.data.max_length,
     )
     if stage == "train" and train.parallel.pipeline > 1:
-        return _pipeline(spec, train, size.architecture, activations)
+        return _pipeline(spec, train, size, activations)
     peak = training_peak(
         states,
         activations,
-        size.architecture,
+        words_of_rank(size.architecture, train.parallel.tensor),
         keeps_gradients=zero > 0 or train.batch_size > workers * rows,
         on_gpu=train.resources_per_worker.GPU > 0,
         buffers=states.gradients if workers > 1 and zero == 0 else 0,
+        gathered=gathered_bytes(
+            train,
+            size.architecture,
+            whole=size.num_parameters + added,
+            held=_cut_parameters(size, train, task=spec.model.task) + added,
+        ),
     )
     return StageMemory(
         stage, states.parameters, states.gradients, states.optimizer, activations.peak, reason=size.reason, at_once=peak
@@ -192,12 +200,8 @@ def training_states(size: ModelSize, train: TrainSpec, *, task: str, workers: in
     Args:
         added: parameters of an adapter, which alone are trained.
     """
-    assert size.num_parameters is not None
-    count, parallel = size.num_parameters, train.parallel
-    if parallel.tensor > 1 and size.architecture is not None:
-        has_scores = task != "text-classification" and not size.architecture.has_tied_embeddings
-        num_tables = 2 if has_scores else 1
-        count = parameters_of_rank(size.architecture, count, tensor=parallel.tensor, num_tables=num_tables)
+    parallel = train.parallel
+    count = _cut_parameters(size, train, task=task)
     parts = training_bytes(
         count + added, workers=workers, zero=zero, precision=train.precision, num_trained=added or None
     )
@@ -206,6 +210,17 @@ def training_states(size: ModelSize, train: TrainSpec, *, task: str, workers: in
     if is_elsewhere:
         return States(0 if zero == 3 else states.parameters, states.gradients, 0)
     return states
+
+
+def _cut_parameters(size: ModelSize, train: TrainSpec, *, task: str) -> int:
+    """What a rank of a tensor group holds, before ZeRO splits it."""
+    assert size.num_parameters is not None
+    if train.parallel.tensor == 1 or size.architecture is None:
+        return size.num_parameters
+    has_scores = task != "text-classification" and not size.architecture.has_tied_embeddings
+    return parameters_of_rank(
+        size.architecture, size.num_parameters, tensor=train.parallel.tensor, num_tables=2 if has_scores else 1
+    )
 
 
 def most_states(size: ModelSize, train: TrainSpec, *, task: str) -> States:
@@ -218,13 +233,23 @@ def most_states(size: ModelSize, train: TrainSpec, *, task: str) -> States:
     return max(every, key=lambda states: states.parameters + states.gradients + states.optimizer)
 
 
-def _pipeline(spec: RunSpec, train: TrainSpec, model: Architecture, activations: Activations) -> StageMemory:
+def _pipeline(spec: RunSpec, train: TrainSpec, size: ModelSize, activations: Activations) -> StageMemory:
     """Of the stage that needs the most; nothing is known of more stages than layers, which are refused."""
+    model, whole = size.architecture, size.num_parameters
+    assert model is not None
+    assert whole is not None
     if train.parallel.pipeline > model.num_layers:
         return StageMemory("train", None, None, None, None, reason="there are more stages than layers")
     parallel = train.parallel
     sizes = stage_sizes(model, spec.model.task, parallel.pipeline, spec.model.num_labels or 2, tensor=parallel.tensor)
-    states, kept, peak = heaviest_stage(model, train, activations, sizes=sizes, num_micro_batches=train.passes_per_step)
+    states, kept, peak = heaviest_stage(
+        model,
+        train,
+        activations,
+        sizes=sizes,
+        num_micro_batches=train.passes_per_step,
+        gathered=gathered_bytes(train, model, whole=whole, held=sizes[0].num_parameters),
+    )
     return StageMemory("train", states.parameters, states.gradients, states.optimizer, kept.peak, at_once=peak)
 
 

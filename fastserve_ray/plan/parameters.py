@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,6 +22,22 @@ def count_parameters(model: Architecture, task: str, num_labels: int = 2) -> int
     """
     count = {"llama": _llama, "gpt2": _gpt2, "bert": _bert, "distilbert": _distilbert}[model.family]
     return count(model, task, num_labels)
+
+
+def cut_architecture(model: Architecture, tensor: int) -> Architecture:
+    """Sizes of what one of ``tensor`` ranks computes inside the layers: its own heads, and its part of the MLP. The
+    stream between them, norms and scores of words are whole on all ranks."""
+    return replace(
+        model,
+        num_heads=model.num_heads // tensor,
+        num_kv_heads=max(1, model.num_kv_heads // tensor),
+        intermediate_size=-(-model.intermediate_size // tensor),
+    )
+
+
+def words_of_rank(model: Architecture, tensor: int) -> Architecture:
+    """Sizes with the words whose embeddings one of ``tensor`` ranks holds."""
+    return replace(model, vocab_size=-(-model.vocab_size // tensor))
 
 
 def parameters_of_rank(model: Architecture, num_parameters: int, *, tensor: int, num_tables: int) -> int:

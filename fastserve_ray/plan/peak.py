@@ -1,8 +1,9 @@
 """The most memory that a training step takes at once.
 
-Activations go as gradients come, so the peak is less than the sum of the parts. It is at one of four moments: when the
+Activations go as gradients come, so the peak is less than the sum of the parts. It is at one of five moments: when the
 gradient of the logits is made, in the backward pass of the last layer (all activations, few gradients), in that of the
-first (few activations, all gradients), or in the optimizer's update (its temporaries).
+first (few activations, all gradients), in the optimizer's update (its temporaries), or when worker 0 gathers the whole
+weights at the end.
 """
 
 from __future__ import annotations
@@ -36,16 +37,18 @@ def training_peak(
     keeps_gradients: bool,
     on_gpu: bool,
     buffers: int = 0,
+    gathered: int = 0,
 ) -> int:
-    """Bytes of one worker at the highest of the four moments.
+    """Bytes of one worker at the highest of the five moments.
 
     Args:
         states: of the worker.
         activations: of its micro batch.
-        model: the sizes.
+        model: the sizes; of a rank's share of the vocabulary.
         keeps_gradients: gradients are there before the backward pass: those of an earlier micro batch, or ZeRO's
             partitions.
         buffers: in which gradients are exchanged, beside the gradients themselves; they are always there.
+        gathered: of the whole weights at the end.
         on_gpu: the optimizer updates all parameters at once, with a temporary for each.
     """
     embedding = _FP32 * model.vocab_size * model.hidden_size
@@ -61,4 +64,5 @@ def training_peak(
         forward + activations.working + head,
         rest + (states.gradients - kept) + max(twice, activations.layers // model.num_layers + activations.working),
         states.parameters + states.gradients + states.optimizer + temporaries,
+        states.parameters + states.optimizer + gathered,
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastserve_ray.plan.activations import Activations
-from fastserve_ray.plan.parameters import CLASSIFICATION, count_parameters, parameters_of_rank
+from fastserve_ray.plan.parameters import CLASSIFICATION, count_parameters, parameters_of_rank, words_of_rank
 from fastserve_ray.plan.peak import States, training_peak
 
 if TYPE_CHECKING:
@@ -125,14 +125,21 @@ def stage_states(train: TrainSpec, size: StageSize) -> States:
 
 
 def heaviest_stage(
-    model: Architecture, train: TrainSpec, one: Activations, *, sizes: Sequence[StageSize], num_micro_batches: int
+    model: Architecture,
+    train: TrainSpec,
+    one: Activations,
+    *,
+    sizes: Sequence[StageSize],
+    num_micro_batches: int,
+    gathered: int = 0,
 ) -> tuple[States, Activations, int]:
     """States, activations and their peak, in bytes, on the stage that needs the most.
 
     Args:
-        one: activations of one micro batch in the whole model.
+        one: activations of one micro batch on the way through all stages, on one rank of each.
         sizes: of all stages.
         num_micro_batches: that go through in one optimizer step.
+        gathered: of the whole weights, on the first stage at the end.
     """
     found = []
     for number, size in enumerate(sizes):
@@ -149,9 +156,10 @@ def heaviest_stage(
         peak = training_peak(
             states,
             part,
-            replace(model, num_layers=size.num_layers),
+            words_of_rank(replace(model, num_layers=size.num_layers), train.parallel.tensor),
             keeps_gradients=True,
             on_gpu=train.resources_per_worker.GPU > 0,
+            gathered=gathered if number == 0 else 0,
         )
         found.append((states, part, peak))
     return max(found, key=lambda item: item[2])

@@ -1,0 +1,36 @@
+"""What the end of a run needs: worker 0 gathers the whole weights while it still has its own and the optimizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastserve_ray.plan.architecture import Architecture
+    from fastserve_ray.spec.train import TrainSpec
+
+_FP32, _HALF = 4, 2
+
+
+def gathered_bytes(train: TrainSpec, model: Architecture, *, whole: int, held: int) -> int:
+    """Bytes on worker 0's device beside its weights and optimizer. Copies lie in host memory: on a CPU with the rest.
+
+    Args:
+        whole: parameters of the model.
+        held: those that the ranks of ZeRO split, or that the first stage of a pipeline holds.
+    """
+    parallel = train.parallel
+    is_staged = parallel.pipeline > 1
+    width = _HALF if parallel.zero and not is_staged and train.precision != "fp32" else _FP32
+    copies = 0 if train.resources_per_worker.GPU > 0 else whole
+    if copies and is_staged and parallel.tensor == 1:
+        copies -= held  # handed on as they are
+    joined = held if parallel.zero == 3 else 0
+    return width * (copies + joined + _moving(model, parallel.tensor))
+
+
+def _moving(model: Architecture, tensor: int) -> int:
+    """Numbers on the way while one of the last matrices is joined: the own part, all parts, and the whole."""
+    if tensor == 1:
+        return 0
+    rows = model.intermediate_size if model.has_tied_embeddings else max(model.intermediate_size, model.vocab_size)
+    return rows * model.hidden_size * (2 * tensor + 1) // tensor
