@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
 from fastserve_ray.cluster.names import kubernetes_name
+from fastserve_ray.plan.inputs import is_uri
+from fastserve_ray.spec.load import dump_spec, load_spec
 from tests.cluster.apps import CLUSTER, app, document, documents
 from tests.helm.engine import CHART, need_engine, render
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SMALL = {key: CLUSTER[key] for key in ("head_node_type", "available_node_types")}
+EXAMPLES = sorted((CHART.parents[1] / "cluster").glob("*.yaml"))
+TARGETS = {"rayjob": "RayJob", "rayservice": "RayService"}
 APPS = {
     "everything": app(),
     "little": app(name="little", cluster=None, train={"batch_size": 8}),
@@ -35,11 +43,37 @@ def test_the_chart_makes_what_is_rendered_for_kuberay(name: str) -> None:
     data = APPS[name]
     chart = render(document("helm-values", data), release=kubernetes_name(data["name"]))
     assert [kind for kind in chart.kinds() if kind.startswith("Ray")] == ["RayJob", "RayService"]
-    for target, kind in (("rayjob", "RayJob"), ("rayservice", "RayService")):
+    for target, kind in TARGETS.items():
         config_map, manifest = documents(target, data)
         assert _read(chart.of(kind)["spec"]) == _read(manifest["spec"])
         made = chart.of("ConfigMap", config_map["metadata"]["name"])
         assert yaml.safe_load(made["data"]["app.yaml"]) == yaml.safe_load(config_map["data"]["app.yaml"])
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.stem))
+def test_the_chart_makes_what_is_rendered_of_the_examples(file: Path) -> None:
+    need_engine()
+    data = elsewhere(file)
+    chart = render(document("helm-values", data), release=kubernetes_name(data["name"]))
+    kinds = {kind: target for target, kind in TARGETS.items() if kind in chart.kinds()}
+    assert kinds
+    for kind, target in kinds.items():
+        assert _read(chart.of(kind)["spec"]) == _read(document(target, data)["spec"])
+    assert chart.problems == []
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.stem))
+def test_an_app_alone_is_trained_and_served_as_it_is_rendered(file: Path) -> None:
+    """Without the values that `fastserve render helm-values` writes, only the nodes are the chart's own."""
+    data = elsewhere(file)
+    data.pop("cluster", None)
+    chart = render({"app": yaml.safe_dump(data)}, release=kubernetes_name(data["name"]))
+    if "RayService" in chart.kinds():
+        made, expected = (_application(spec) for spec in (chart.of("RayService"), document("rayservice", data)))
+        assert made == expected
+    if "RayJob" in chart.kinds():
+        assert chart.of("RayJob")["spec"]["entrypoint"] == document("rayjob", data)["spec"]["entrypoint"]
+    assert {"RayService", "RayJob"} & set(chart.kinds())
 
 
 def test_a_cluster_that_stays_is_the_same_too() -> None:
@@ -49,9 +83,37 @@ def test_a_cluster_that_stays_is_the_same_too() -> None:
     assert _read(chart.of("RayCluster")["spec"]) == _read(document("raycluster")["spec"])
 
 
+def elsewhere(file: Path) -> dict[str, Any]:
+    """An example whose files lie where pods see them."""
+    data: dict[str, Any] = dump_spec(load_spec(file))
+    if not is_uri(data["storage"]):
+        data["storage"] = "s3://bucket/runs"
+    for source in data.get("data", {}).values():
+        if isinstance(source, dict) and "path" in source and not is_uri(source["path"]):
+            source["path"] = f"s3://bucket/{source['path']}"
+    return data
+
+
+def _application(service: dict[str, Any]) -> dict[str, Any]:
+    """What Serve is told, without the nodes."""
+    config = _read(service["spec"])["serveConfigV2"]
+    (application,) = config["applications"]
+    app = application["args"]["app"]
+    return {**config, "applications": [{**application, "args": {"app": {**app, "cluster": None}}}]}
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 2e-05 as a number, as Kubernetes does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?e[-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def _read(spec: dict[str, Any]) -> dict[str, Any]:
     """With texts that hold YAML as what they mean."""
     for key in ("serveConfigV2", "runtimeEnvYAML"):
         if key in spec:
-            spec = {**spec, key: yaml.safe_load(spec[key])}
+            spec = {**spec, key: yaml.load(spec[key], _Loader)}
     return spec

@@ -11,8 +11,9 @@ import yaml
 
 from tests.helm.engine import CHART, lint, need_engine, render
 from tests.helm.schemas import need_crds, problems
-from tests.helm.values import APP, CLUSTER, FAULT_TOLERANT, SERVING, TRAINING, Values, at, merged
+from tests.helm.values import APP, CLUSTER, FAULT_TOLERANT, QUICKSTART, SERVING, TRAINING, Values, at, merged
 
+STORED = "name: demo\nstorage: /shared/runs\n"
 ALL = merged(
     SERVING,
     FAULT_TOLERANT,
@@ -67,9 +68,9 @@ def test_kubernetes_schemas_refuse_what_is_wrong() -> None:
     ("app", "made"),
     [
         ("", ["RayCluster"]),
-        ("name: demo\ndata: {}\ntrain: {}\n", ["RayJob"]),
-        ("name: demo\ncompress: [{kind: quantize}]\n", ["RayJob"]),
-        ("name: demo\nserve: {port: 8000}\n", ["RayService"]),
+        (f"{STORED}data: {{}}\ntrain: {{}}\n", ["RayJob"]),
+        (f"{STORED}compress: [{{kind: quantize}}]\n", ["RayJob"]),
+        (f"{STORED}serve: {{port: 8000}}\n", ["RayService"]),
         (APP, ["RayJob", "RayService"]),
     ],
 )
@@ -114,11 +115,12 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "service without what it serves": (at("rayService.enabled", True), "rayService has nothing to serve"),
     "job without what it runs": (at("rayJob.enabled", True), "rayJob has nothing to do"),
     "app that is none": ({"app": "- a list"}, "app is not the YAML of an app"),
+    "app that keeps all to one machine": ({"app": QUICKSTART}, "./runs is no place that all pods see"),
     "app that describes nodes": (
-        {"app": "name: a\nserve: {}\ncluster: {available_node_types: {}}\n"},
+        {"app": f"{STORED}serve: {{}}\ncluster: {{available_node_types: {{}}}}\n"},
         "cluster.available_node_types: take the values that `fastserve render helm-values app.yaml` writes",
     ),
-    "app that reads its environment": ({"app": "name: ${env:NAME}\nserve: {}\n"}, "reads its environment"),
+    "app that reads its environment": ({"app": f"{STORED}serve:\n  host: ${{env:HOST}}\n"}, "reads its environment"),
     "route to nothing": (at("ingress.enabled", True), "enable rayService"),
     "route from nowhere": (merged(SERVING, at("httpRoute.enabled", True)), "httpRoute.parentRefs is empty"),
     "certificate for nobody": (

@@ -84,7 +84,11 @@ TOGGLES = {
     "rayCluster": switch(merged(SERVING), "rayCluster.enabled", makes("RayCluster")),
     "rayService": switch(merged(SERVING), "rayService.enabled", makes("RayService")),
     "rayJob": switch(TRAINING, "rayJob.enabled", makes("RayJob")),
-    "app": given(CLUSTER, {"app": "name: demo\n"}, lambda r: "/etc/fastserve" in mounts(r) and makes("ConfigMap")(r)),
+    "app": given(
+        CLUSTER,
+        {"app": "name: demo\nstorage: s3://bucket/runs\n"},
+        lambda r: "/etc/fastserve" in mounts(r) and makes("ConfigMap")(r),
+    ),
     "autoscaling": switch(
         CLUSTER,
         "autoscaling.enabled",

@@ -8,7 +8,8 @@ from typing import Any
 
 Values = dict[str, Any]
 
-APP = (Path(__file__).parents[2] / "cluster" / "quickstart.yaml").read_text(encoding="utf-8")
+QUICKSTART = (Path(__file__).parents[2] / "cluster" / "quickstart.yaml").read_text(encoding="utf-8")
+APP = QUICKSTART.replace("storage: ./runs", "storage: s3://bucket/runs")
 """Trains and serves."""
 SERVE_CONFIG = {
     "http_options": {"host": "0.0.0.0", "port": 8000},

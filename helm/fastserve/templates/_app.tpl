@@ -86,7 +86,11 @@ fastserve run /etc/fastserve/app.yaml --set cluster.address=auto
 {{/* An app that says more than the chart reads in it is refused: `fastserve render helm-values` reads all of it. */}}
 {{- define "fastserve.checkApp" -}}
 {{- if and .Values.app (kindIs "invalid" .Values.workers) -}}
-{{- $cluster := default dict (include "fastserve.app" . | fromJson).cluster -}}
+{{- $app := include "fastserve.app" . | fromJson -}}
+{{- $cluster := default dict $app.cluster -}}
+{{- if not (regexMatch "^(/|[a-z][a-z0-9]+://)" (default "" $app.storage)) -}}
+{{- fail (printf "storage: %v is no place that all pods see; allowed: a URI such as s3://bucket/runs, or a path on a volume" $app.storage) -}}
+{{- end -}}
 {{- range tuple "available_node_types" "fault_tolerance" "image" "kubernetes" "secrets" -}}
 {{- if hasKey $cluster . -}}
 {{- fail (printf "the app has cluster.%s: take the values that `fastserve render helm-values app.yaml` writes" .) -}}
