@@ -179,7 +179,8 @@ def _container(app: App, node: NodeTypeSpec, role: Role, component: Component) -
 
 def _environment(app: App) -> list[dict[str, Any]]:
     """Variables of the image's folders and of Serve's processes, and secrets by reference."""
-    plain = {"HOME": "/tmp", "HF_HOME": f"{CACHE_PATH}/huggingface", **ENVIRONMENT}
+    caches = {"HF_HOME": f"{CACHE_PATH}/huggingface", "FASTSERVE_CACHE": f"{CACHE_PATH}/fastserve"}
+    plain = {"HOME": "/tmp", **caches, **ENVIRONMENT}
     return [
         *({"name": name, "value": value} for name, value in plain.items()),
         *(

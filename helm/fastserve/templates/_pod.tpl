@@ -99,6 +99,7 @@ imagePullSecrets:
 {{- define "fastserve.env" -}}
 - {name: HOME, value: /tmp}
 - {name: HF_HOME, value: /cache/huggingface}
+- {name: FASTSERVE_CACHE, value: /cache/fastserve}
 - {name: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, value: "fastserve_ray.serve.proxy:middlewares"}
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "2"}
 {{- range $name, $value := .Values.env }}
