@@ -53,7 +53,7 @@ def build(arguments: Mapping[str, JsonValue]) -> Application:
     source = ModelSource(model, spec.storage, spec.model.revision)
     access = access_of(serve)
     targets = all_targets(ServeTarget(source, spec.model.task, serve.model_name or spec.name, serve), access)
-    return build_app(targets, access, surge_percent=100 if spec.cluster.grows else surge_percent(targets))
+    return build_app(targets, access, surge_percent=100 if spec.cluster.may_grow else surge_percent(targets))
 
 
 def _arguments(arguments: Mapping[str, JsonValue]) -> BuildArguments:

@@ -131,7 +131,7 @@ def deploy(
     old: Contents | None = None
     try:
         owns_ray = ensure_ray(cluster, spec, say)
-        if not _grows(cluster):
+        if cluster is None or not cluster.may_grow:
             for target in targets:
                 check_placement(target.spec)
             check_room(targets)
@@ -151,11 +151,6 @@ def deploy(
             _run(*old)
         raise
     return ServedApp(name, url, task, name, owns_serve, owns_ray)
-
-
-def _grows(cluster: ClusterSpec | None) -> bool:
-    """Whether nodes that are not there yet may come."""
-    return cluster is not None and cluster.address != "local" and cluster.grows
 
 
 def _run(targets: Sequence[ServeTarget], access: Access) -> None:

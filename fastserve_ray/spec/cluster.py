@@ -158,3 +158,8 @@ class ClusterSpec(Section):
     def grows(self) -> bool:
         """Whether an autoscaler has something to decide."""
         return any(self.most_of(name) > node.min_workers for name, node in self.worker_types.items())
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether nodes may come to the Ray that a run works in: what does not fit today is waited for."""
+        return self.address != "local" and self.grows

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastserve_ray.errors import PlacementError
+from fastserve_ray.plan.resources import present_resources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,13 +28,22 @@ def trial_resources(spec: RunSpec) -> dict[str, float]:
 
 def max_concurrent(spec: RunSpec) -> int | None:
     """As the spec says; else, when workers do the work, as many trials as have room for all of theirs."""
-    import ray
-
     assert spec.tune is not None
     assert spec.train is not None
     if spec.tune.max_concurrent_trials is not None or spec.tune.workers_per_trial == 1:
         return spec.tune.max_concurrent_trials
-    return room_for(spec.train, spec.ranks_per_trial, ray.cluster_resources())
+    return room_for(spec.train, spec.ranks_per_trial, _present(spec))
+
+
+def _present(spec: RunSpec) -> Mapping[str, float]:
+    """What there is, or what there will be where nodes come as they are asked for."""
+    import ray
+
+    if not spec.cluster.may_grow:
+        present: Mapping[str, float] = ray.cluster_resources()
+        return present
+    grown = present_resources(spec)
+    return {"CPU": grown.cpus or 0.0, "GPU": grown.gpus or 0.0}
 
 
 def room_for(train: TrainSpec, workers: int, present: Mapping[str, float]) -> int:

@@ -40,7 +40,8 @@ def make_tuner(job: SearchJob, storage: Storage, watcher: SearchWatcher) -> Any:
     folder = f"{CHECKPOINTS}/{job.identity}/ray"
     storage.delete(folder)
     resources = trial_resources(job.spec)
-    refuse_no_room(resources)
+    if not job.spec.cluster.may_grow:
+        refuse_no_room(resources)
     function = tune.with_resources(tune.with_parameters(run_trial, job=job), resources)
     return tune.Tuner(
         function,

@@ -169,5 +169,23 @@ def test_the_description_of_the_cluster_is_in_no_digest() -> None:
     assert [stage.digest for stage in before.stages] == [stage.digest for stage in after.stages]
 
 
+@pytest.mark.parametrize(
+    ("cluster", "grows", "may_grow"),
+    [
+        (nodes(), True, False),
+        (nodes(address="auto"), True, True),
+        (
+            nodes(address="auto", available_node_types={"head": HEAD, "worker": {**WORKER, "min_workers": 3}}),
+            False,
+            False,
+        ),
+        ({"address": "auto"}, False, False),
+    ],
+)
+def test_only_a_cluster_that_is_joined_grows(cluster: dict[str, Any], grows: bool, may_grow: bool) -> None:
+    found = spec_from_dict(with_cluster(cluster)).cluster
+    assert (found.grows, found.may_grow) == (grows, may_grow)
+
+
 def test_sizes() -> None:
     assert [bytes_of(text) for text in ("512Mi", "16Gi", "1Ti")] == [2**29, 2**34, 2**40]

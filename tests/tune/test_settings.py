@@ -8,9 +8,9 @@ import pytest
 
 from fastserve_ray.errors import SpecError
 from fastserve_ray.spec import TrainSpec, TuneSpec, Uniform
-from fastserve_ray.spec.load import spec_from_dict
+from fastserve_ray.spec.load import spec_from_dict, with_overrides
 from fastserve_ray.tune.objective import Objective
-from fastserve_ray.tune.placement import room_for
+from fastserve_ray.tune.placement import max_concurrent, room_for
 from fastserve_ray.tune.records import TrialRecord
 from fastserve_ray.tune.searchers import make_scheduler, make_searcher
 from fastserve_ray.tune.settings import trial_spec, trial_train, tunes_compression
@@ -85,6 +85,13 @@ def test_room_counts_the_drivers_too(present: dict[str, float], workers: int, ro
 def test_room_counts_gpus() -> None:
     train = TrainSpec.model_validate({"resources_per_worker": {"CPU": 1, "GPU": 1}})
     assert room_for(train, 2, {"CPU": 64.0, "GPU": 4.0}) == 2
+
+
+def test_room_is_that_of_the_nodes_that_may_come() -> None:
+    types = {"head": {"resources": {"CPU": 2}}, "worker": {"resources": {"CPU": 9}, "max_workers": 3}}
+    cluster = {"address": "auto", "head_node_type": "head", "available_node_types": types}
+    spec = with_overrides(make_spec(workers_per_trial=4), {"cluster": cluster})
+    assert max_concurrent(spec) == 6
 
 
 def drawn(searcher: Any, count: int) -> list[float]:
