@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastserve_ray.plan.words import size_in_words
+from fastserve_ray.spec.nodes import bytes_of
 
 if TYPE_CHECKING:
     from fastserve_ray.spec.run import RunSpec
@@ -38,7 +39,8 @@ class Budget:
 def worker_budget(spec: RunSpec, ranks: int) -> Budget | None:
     """For each of ``ranks`` workers; None when the memory of the machines is not known.
 
-    Workers on CPUs are all counted on one node, which is where Ray puts them while they fit.
+    Workers on CPUs are all counted on one node, which is where Ray puts them while they fit; on nodes that the file
+    describes, as many as one holds.
     """
     assert spec.train is not None
     gpus = spec.train.resources_per_worker.GPU
@@ -57,11 +59,26 @@ def _of_gpu(spec: RunSpec, gpus: float) -> Budget | None:
 
 def _of_node(spec: RunSpec, ranks: int) -> Budget | None:
     total = _given(spec.cluster.memory_mb) or (machine_bytes() if spec.cluster.address == "local" else None)
-    if total is None:
-        return None
+    return _of_described_nodes(spec, ranks) if total is None else _share(total, ranks)
+
+
+def _share(total: int, ranks: int) -> Budget:
+    """Of a node with ``total`` bytes."""
     each = max(0, (int(USABLE * total) - RAY_BYTES) // ranks - PROCESS_BYTES)
     share = f"over {ranks} workers, " if ranks > 1 else ""
     return Budget(each, f"{USABLE:.0%} of the node's {size_in_words(total)}, {share}less {_NODE_OVERHEAD}")
+
+
+def _of_described_nodes(spec: RunSpec, ranks: int) -> Budget | None:
+    """The least, of the types that can hold a worker; None when the memory of one of them is not given."""
+    assert spec.train is not None
+    each = spec.train.resources_per_worker
+    places = {name: node.places(each.CPU, each.GPU) for name, node in spec.cluster.working_types.items()}
+    sizes = {name: spec.cluster.working_types[name].resources.memory for name, held in places.items() if held}
+    shares = [_share(bytes_of(size), min(ranks, places[name])) for name, size in sizes.items() if size is not None]
+    if not shares or len(shares) < len(sizes):
+        return None
+    return min(shares, key=lambda budget: budget.bytes)
 
 
 _GPU_OVERHEAD = f"{size_in_words(CUDA_BYTES)} for CUDA"

@@ -65,7 +65,7 @@ class ClusterSpec(Section):
     """GPUs that the embedded Ray offers; default: what the machine has."""
     memory_mb: PositiveInt | None = None
     """Memory of one node in MiB, for the check that training fits; default: that of this machine, for an embedded
-    Ray."""
+    Ray; else that of ``available_node_types``."""
     gpu_memory_mb: PositiveInt | None = None
     """Memory of one GPU in MiB, for the same check; default: what nvidia-smi says on this machine, for an embedded
     Ray."""

@@ -10,6 +10,8 @@ from fastserve_ray.spec.base import ListInput, NonNegativeInt, PositiveInt, Sect
 
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$"), Words("a size such as 512Mi, 16Gi or 1Ti")]
 """Bytes, as Kubernetes writes them."""
+_ROUNDING = 1e-4
+"""Ray's own grain of resources."""
 _UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 NodeTypeName = Annotated[
@@ -68,6 +70,11 @@ class NodeTypeSpec(Section):
     """Kubernetes: labels of the machines that its pods run on."""
     tolerations: Annotated[tuple[TolerationSpec, ...], ListInput] = ()
     """Kubernetes: taints that its pods accept; GPU machines often have one."""
+
+    def places(self, cpus: float, gpus: float) -> int:
+        """How many bundles of so many processors (more than 0) and GPUs one node holds."""
+        asked = ((self.resources.CPU, cpus), (self.resources.GPU, gpus))
+        return min(int(there / amount + _ROUNDING) for there, amount in asked if amount)
 
 
 class AutoscalerSpec(Section):

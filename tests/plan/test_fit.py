@@ -79,6 +79,22 @@ def test_the_memory_of_a_joined_ray_is_not_known() -> None:
     assert list(misfits(spec)) == []
 
 
+def test_a_share_of_the_nodes_that_the_file_describes() -> None:
+    """As many workers share a node as it holds; the smallest share counts."""
+    types: dict[str, Any] = {
+        "head": {"resources": {"CPU": 2, "memory": "4Gi"}},
+        "small": {"resources": {"CPU": 1, "memory": "8Gi"}, "max_workers": 4},
+        "large": {"resources": {"CPU": 4, "memory": "24Gi"}, "max_workers": 4},
+    }
+    cluster: dict[str, Any] = {"address": "auto", "head_node_type": "head", "available_node_types": types}
+    data = {**make(1000, workers=8).model_dump(mode="json", exclude_unset=True), "cluster": cluster}
+    budget = worker_budget(spec_from_dict(data), 8)
+    assert budget is not None
+    assert "24 GiB, over 4 workers" in budget.words
+    types["large"]["resources"] = {"CPU": 4}
+    assert worker_budget(spec_from_dict(data), 8) is None, "the memory of a type is not known"
+
+
 def test_what_fits_is_let_through() -> None:
     spec = make(2000)
     assert peak(spec) < 2000

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from fastserve_ray.spec.yaml_reader import Path
 
 TYPES = "available_node_types"
-_ROUNDING = 1e-4
-"""Ray's own grain of resources."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def _of_served(serve: ServeSpec, at: Path, resources_at: Path) -> _Demand:
 
 def _room(cluster: ClusterSpec, demand: _Demand) -> Iterator[Finding]:
     """Whether the nodes, with nothing else to do, hold all bundles of a demand."""
-    places = {name: _places(node, demand.each) for name, node in cluster.working_types.items()}
+    places = {name: node.places(demand.each.CPU, demand.each.GPU) for name, node in cluster.working_types.items()}
     there = cluster.most_together(places)
     if there >= demand.count:
         return
@@ -159,11 +157,6 @@ def _room_for_all(cluster: ClusterSpec, served: list[ServeSpec]) -> Iterator[Fin
 
 
 _USES: tuple[Path, ...] = (("cluster", TYPES), ("cluster", "max_workers"))
-
-
-def _places(node: NodeTypeSpec, each: WorkerResources) -> int:
-    amounts = [(node.resources.CPU, each.CPU), (node.resources.GPU, each.GPU)]
-    return min(int(there / asked + _ROUNDING) for there, asked in amounts if asked)
 
 
 def _bundle(each: WorkerResources) -> str:
