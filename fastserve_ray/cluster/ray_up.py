@@ -82,8 +82,15 @@ def _docker(app: App) -> dict[str, Any]:
     if app.cluster.image is None:
         return {}
     head = (app.cluster.available_node_types or {})[str(app.cluster.head_node_type)].image
-    own = {} if head is None else {"head_image": head}
-    return {"docker": {"image": app.cluster.image, **own, "container_name": CONTAINER, "pull_before_run": True}}
+    files = [secret.file for secret in app.cluster.secrets.values()]
+    docker = {
+        "image": app.cluster.image,
+        **({} if head is None else {"head_image": head}),
+        "container_name": CONTAINER,
+        "pull_before_run": True,
+        "run_options": [f"-v {shlex.quote(f'{file}:{file}:ro')}" for file in files],
+    }
+    return {"docker": docker}
 
 
 def _nodes(app: App) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from fastserve_ray.plan.memory import estimate_memory
 from fastserve_ray.plan.resources import present_resources, short_stages
 from fastserve_ray.plan.stages import plan_run
 from fastserve_ray.spec.load import load_spec
+from tests.cli.commands import fastserve
 from tests.helm.engine import CHART
 from tests.helm.schemas import crd_folder, ray_problems
 
@@ -91,6 +92,19 @@ def test_it_is_rendered_to_what_the_target_takes(name: str, target: str) -> None
     text = render(target, load(name))
     assert "${env" not in text
     CHECKS.get(target, check_kuberay)(text)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_is_valid_where_its_secrets_are_not(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    done = fastserve(capsys, "validate", str(FOLDER / f"{name}.yaml"))
+    assert done.code == 0, done.err
+
+
+def test_keys_that_are_no_secret_of_the_cluster_must_be_here(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--set", "serve.auth.keys_env=OTHER_KEYS")
+    done = fastserve(capsys, "validate", str(FOLDER / "serving-fleet.yaml"), *flags)
+    assert done.code == 2
+    assert "OTHER_KEYS" in done.err
 
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - set(LAPTOP)))

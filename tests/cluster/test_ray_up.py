@@ -25,6 +25,8 @@ def test_ray_takes_it() -> None:
     assert gpu["node_config"] == {"InstanceType": "p4d.24xlarge"}
     assert gpu["docker"] == {"worker_image": "registry.example.org/fastserve:1-cuda"}
     assert prepared["available_node_types"]["head"]["resources"]["CPU"] == 0
+    hub, redis = "/etc/fastserve/hub token", "/etc/fastserve/redis"
+    assert prepared["docker"]["run_options"] == [f"-v '{hub}:{hub}:ro'", f"-v {redis}:{redis}:ro"], "files of secrets"
     assert prepared["max_workers"] == 6
     assert prepared["idle_timeout_minutes"] == 5
     assert prepared["upscaling_speed"] == 1
