@@ -135,6 +135,7 @@ class Frame:
     """What a replica sends at once: new text of one or several choices."""
 
     pieces: tuple[Piece, ...]
+    """None: a sign of life."""
     num_prompt_tokens: int
     """Over all prompts."""
     num_completion_tokens: int

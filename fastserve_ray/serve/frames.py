@@ -34,6 +34,9 @@ FRAMES_SHARE = 0.08
 """What the frames of one replica may cost, as a share of one core."""
 MAX_HOLD_S = 0.25
 """Between two frames of a request, however many streams there are."""
+HEARTBEAT_S = 3.0
+"""A request of which there is nothing to tell gets an empty frame so often: who waits for it knows by its silence that
+the replica is lost, where no connection tells."""
 SHORTEST_BEAT_S = MAX_HOLD_S / 2**4
 """Less is not worth waiting for: steps of an engine take as long."""
 
@@ -100,6 +103,18 @@ class _Collector:
         self._num_completion_tokens[index] = delta.num_completion_tokens
         self.arrived.set()
 
+    async def has_arrived(self, timeout_s: float | None) -> bool:
+        """Wait until there is something to send, or to raise; False when the time is up before."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.arrived.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def heartbeat(self) -> Frame:
+        return Frame((), self._num_prompt_tokens, sum(self._num_completion_tokens))
+
     def frame(self) -> Frame | None:
         """All that has arrived since the last frame, or None.
 
@@ -135,12 +150,14 @@ async def merge_streams(
     num_streams_in_flight: Callable[[], int],
     num_choices: int = 1,
     spell: Spell = _no_logprobs,
+    heartbeat_s: float | None = None,
 ) -> AsyncGenerator[Frame, None]:
     """Frames of ``streams`` until all have ended. Leaving early closes the streams, which cancels their requests.
 
     Args:
         num_choices: completions in each stream.
         spell: tokens of log probabilities to their texts.
+        heartbeat_s: when nothing came for so long, there is a frame without pieces.
 
     Raises:
         StreamFailed, FastServeError: a stream failed; the others are closed.
@@ -148,7 +165,9 @@ async def merge_streams(
     collector = _Collector(streams, num_prompt_tokens, num_choices, spell)
     try:
         while collector.num_open:
-            await collector.arrived.wait()
+            if not await collector.has_arrived(heartbeat_s):
+                yield collector.heartbeat()
+                continue
             frame = collector.frame()
             if frame is not None:
                 yield frame

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,15 @@ if TYPE_CHECKING:
 
 LEAVING = (asyncio.CancelledError, GeneratorExit, TimeoutError)
 """Nobody waits for the answer any more."""
+SILENCE_S = 15.0
+"""A replica that has begun to answer and gives no sign of life for so long is lost: its node is gone, or it hangs."""
+STREAMED: dict[str, Any] = {
+    "stream": True,
+    "_by_reference": False,
+    "request_serialization": "pickle",
+    "response_serialization": "pickle",
+}
+"""How frames travel: over Serve's gRPC, where an item costs half of what it costs as a Ray object."""
 LOOK_AGAIN_S = 2.0
 """How old the count of replicas may be by which requests are let through."""
 STATUS_TIMEOUT_S = 2.0
@@ -95,6 +105,7 @@ class Gateway:
         self.models = models
         self.admission = admission or Admission()
         self._handles = handles
+        self._stream_handles: dict[str, Any] = {}
         self._estimates: defaultdict[str, WorkEstimate] = defaultdict(WorkEstimate)
         self._look_again: defaultdict[str, float] = defaultdict(float)
         """By model, when its replicas are to be counted again, on the event loop's clock."""
@@ -172,9 +183,9 @@ class Gateway:
                     self._estimates[model.name].learn(call, last)
 
     async def _frames(self, model: ServedModel, ticket: Ticket) -> AsyncGenerator[Frame, None]:
-        tries, handle = Tries(ticket.deadline), self._handles[model.name].options(stream=True)
+        tries, stream = Tries(ticket.deadline), self._stream_of(model)
         while True:
-            response = handle.stream.remote(self._with_work(model, ticket.outgoing()))
+            response = stream.remote(self._with_work(model, ticket.outgoing()))
             try:
                 async with contextlib.aclosing(self._read_frames(response, ticket)) as frames:
                     async for frame in frames:
@@ -185,21 +196,29 @@ class Gateway:
             else:
                 return
 
+    def _stream_of(self, model: ServedModel) -> Any:
+        if model.name not in self._stream_handles:
+            self._stream_handles[model.name] = self._handles[model.name].options(**STREAMED).stream
+        return self._stream_handles[model.name]
+
     async def _read_frames(self, response: Any, ticket: Ticket) -> AsyncGenerator[Frame, None]:
-        is_done = False
+        is_done, clock, silent_until = False, asyncio.get_running_loop().time, math.inf
         try:
             while not is_done:
-                async with asyncio.timeout_at(ticket.deadline):
+                async with asyncio.timeout_at(min(ticket.deadline, silent_until)):
                     item = await anext(response, None)
+                silent_until = clock() + SILENCE_S
                 is_done = item is None or isinstance(item, Failure)
                 if isinstance(item, Failure):
                     raise RequestFailed(self._with_wait(item, ticket.model))
-                if item is not None:
+                if item is not None and item.pieces:
                     yield item
+                    silent_until = clock() + SILENCE_S
         except LEAVING as error:
             _cancel(response)
             if isinstance(error, TimeoutError):
-                raise RequestFailed(timed_out(ticket.allowed_s)) from error
+                is_lost = silent_until < ticket.deadline
+                raise RequestFailed(lost() if is_lost else timed_out(ticket.allowed_s)) from error
             raise
         except RequestFailed:
             raise

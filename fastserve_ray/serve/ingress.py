@@ -47,6 +47,8 @@ class Ingress:
         names = [model.name for model in models]
         self._access = access or Access()
         keeper = None if ledger is None else SharedKeeper(ledger, self._access.keys or ())
+        for handle in handles:
+            handle._init(_run_router_in_separate_loop=False)  # with fewer changes of thread; Serve has no public way
         self._gateway = Gateway(
             dict(zip(names, models, strict=True)),
             dict(zip(names, handles, strict=True)),

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from fastserve_ray.serve.calls import GenerateCall
 
 
+SHORT_CHARACTERS = 1000
+"""A text of this length is tokens in about a millisecond."""
+
+
+def is_short(call: GenerateCall) -> bool:
+    """Whether `build_requests` is done at once: what is to be tokenized is little, or nothing."""
+    texts = [prompt for prompt in call.prompts if isinstance(prompt, str)]
+    return call.messages is None and sum(map(len, texts)) <= SHORT_CHARACTERS
+
+
 def has_chat_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 

@@ -25,9 +25,9 @@ from fastserve_ray.serve.calls import (
     Tokenized,
 )
 from fastserve_ray.serve.failures import Failure, RequestFailed, internal, invalid, lost, of_engine
-from fastserve_ray.serve.frames import StreamFailed, merge_frames, merge_streams, until
+from fastserve_ray.serve.frames import HEARTBEAT_S, StreamFailed, merge_frames, merge_streams, until
 from fastserve_ray.serve.ledger import Ledger
-from fastserve_ray.serve.prompts import build_requests, has_chat_template, render, tokenize
+from fastserve_ray.serve.prompts import build_requests, has_chat_template, is_short, render, tokenize
 from fastserve_ray.serve.routing.policy import STATS_KEY
 from fastserve_ray.serve.routing.work import ExpectedWork, WorkEstimate, rough_work
 from fastserve_ray.serve.spelling import Spelling
@@ -70,7 +70,7 @@ class GenerateReplica:
         self._num_calls += 1
         try:
             with self._callers.waiting(call.caller):
-                frames = await self._frames(call)
+                frames = await self._frames(call, heartbeat_s=HEARTBEAT_S)
                 async for frame in frames:
                     yield frame
         except (RequestFailed, StreamFailed, FastServeError) as error:
@@ -164,7 +164,7 @@ class GenerateReplica:
             return lost()
         return _failure(error, call.constraint_field)
 
-    async def _frames(self, call: GenerateCall) -> AsyncGenerator[Frame, None]:
+    async def _frames(self, call: GenerateCall, *, heartbeat_s: float | None = None) -> AsyncGenerator[Frame, None]:
         """Tokenize, and queue all choices in the engine.
 
         Raises:
@@ -174,16 +174,24 @@ class GenerateReplica:
         work = call.work or WorkEstimate().expect(call)
         self._start.arrived(work.sent_at)
         tokenizer, max_model_len = self._engine.tokenizer, self._engine.max_model_len
-        requests = await asyncio.to_thread(build_requests, call, tokenizer, max_model_len)
+        if is_short(call):  # a change of threads, beside an engine that is busy, would take longer
+            requests = build_requests(call, tokenizer, max_model_len)
+        else:
+            requests = await asyncio.to_thread(build_requests, call, tokenizer, max_model_len)
         if call.sampling.logprobs:
             await asyncio.to_thread(self._spelling.load)
         streams = [self._engine.generate(request) for request in requests]
         num_prompt_tokens = sum(len(request.prompt_token_ids) for request in requests)
-        frames = self._counted(streams, num_prompt_tokens, call.sampling.n, work)
+        frames = self._counted(streams, num_prompt_tokens, call.sampling.n, work, heartbeat_s)
         return until(frames, arrived_at, call.timeout_s)
 
     async def _counted(
-        self, streams: list[Any], num_prompt_tokens: int, num_choices: int, work: ExpectedWork
+        self,
+        streams: list[Any],
+        num_prompt_tokens: int,
+        num_choices: int,
+        work: ExpectedWork,
+        heartbeat_s: float | None,
     ) -> AsyncGenerator[Frame, None]:
         entry = self._ledger.begin(work)
         self._num_streams += len(streams) * num_choices
@@ -193,10 +201,12 @@ class GenerateReplica:
             num_choices=num_choices,
             num_streams_in_flight=lambda: self._num_streams,
             spell=self._spelling,
+            heartbeat_s=heartbeat_s,
         )
         try:
             async for frame in frames:
-                starting.finish(self._start)
+                if frame.pieces:
+                    starting.finish(self._start)
                 entry.advance(frame.num_completion_tokens)
                 yield frame
         finally:

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 
+from fastserve_ray.serve import gateway
 from fastserve_ray.serve.api import build_api
 from fastserve_ray.serve.calls import Frame, Piece, ReplicaStatus
 from fastserve_ray.serve.failures import internal, invalid, lost
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 BODY = {"model": "m", "prompt": "p"}
 FIRST = Frame((Piece(0, "a"),), 3, 1, 0.1)
 LAST = Frame((Piece(0, "b", "stop"),), 3, 2)
+ALIVE = Frame((), 3, 1)
 
 
 class FakeResponse:
@@ -105,8 +107,8 @@ async def _no_task_is_left() -> AsyncIterator[None]:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def answer(*items: Any, stream: bool = False, body: object = None) -> httpx.Response:
-    async with client(FakeHandle(*items)) as http:
+async def answer(*items: Any, stream: bool = False, body: object = None, timeout_s: float = 0.2) -> httpx.Response:
+    async with client(FakeHandle(*items), timeout_s=timeout_s) as http:
         return await http.post("/v1/completions", json=body or {**BODY, "stream": stream})
 
 
@@ -176,6 +178,26 @@ async def test_a_failure_in_mid_stream_is_an_error_event(item: Any) -> None:
     assert set(error["error"]) == {"message", "type", "param", "code"}
     assert error["error"]["type"] == "server_error"
     assert "[DONE]" not in response.text
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_a_replica_that_falls_silent_is_lost(has_begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a node that is gone: no connection tells. Before the first text another replica is asked."""
+    monkeypatch.setattr(gateway, "SILENCE_S", 0.1)
+    handle = FakeHandle(FIRST if has_begun else ALIVE, 60.0, LAST)
+    async with client(handle, timeout_s=30) as http:
+        response = await http.post("/v1/completions", json={**BODY, "stream": True})
+    assert '"code":"unavailable"' in response.text
+    assert response.text.count('"text":"a"') == has_begun
+    assert handle.num_calls == (1 if has_begun else MAX_TRIES)
+    assert handle.response.is_cancelled
+
+
+async def test_signs_of_life_are_waited_for_and_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "SILENCE_S", 1.0)
+    response = await answer(ALIVE, 0.4, ALIVE, 0.4, FIRST, 0.4, ALIVE, 0.4, LAST, stream=True, timeout_s=30)
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert [json.loads(line)["choices"][0]["text"] for line in _payloads(response)] == ["a", "b"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

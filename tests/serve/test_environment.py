@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fastserve_ray.errors import FastServeError
 from fastserve_ray.run.ray_runtime import RayRuntime
-from fastserve_ray.serve.environment import runtime_env_of
+from fastserve_ray.serve.environment import ENVIRONMENT, runtime_env_of
 from fastserve_ray.spec.cluster import ClusterSpec
 
 RUNTIME_ENV = {"pip": ["left-pad==1"], "env_vars": {"A": "b"}, "working_dir": "."}
@@ -28,3 +30,11 @@ def test_an_address_that_takes_jobs_is_not_joined() -> None:
         RayRuntime(ClusterSpec(address="http://head:8265")).start()
     assert caught.value.key == "cluster.address"
     assert "ray job submit --address http://head:8265" in str(caught.value.hint)
+
+
+def test_nodes_of_a_chart_and_of_the_docs_have_serves_environment() -> None:
+    root = Path(__file__).parents[2]
+    chart, docs = (root / "helm/fastserve/templates/_pod.tpl").read_text(), (root / "docs/serving.md").read_text()
+    for name, value in ENVIRONMENT.items():
+        assert f'- {{name: {name}, value: "{value}"}}' in chart
+        assert f"\n{name}={value}\n" in docs

@@ -100,6 +100,18 @@ async def test_the_first_frame_is_not_held_back() -> None:
     assert last.pieces == (Piece(0, "b", "stop"),)
 
 
+async def test_a_slow_stream_gives_signs_of_life() -> None:
+    slow = merge_streams(
+        [stream("a", "ab", pause=0.2)], num_prompt_tokens=6, num_streams_in_flight=lambda: 1, heartbeat_s=0.02
+    )
+    frames = [frame async for frame in slow]
+    signs, told = [frame for frame in frames if not frame.pieces], [frame for frame in frames if frame.pieces]
+    assert frames[0] in signs
+    assert [piece.text for frame in told for piece in frame.pieces] == ["a", "b"]
+    assert told[0].first_token_s is not None
+    assert all(frame.num_completion_tokens <= told[-1].num_completion_tokens for frame in signs)
+
+
 @pytest.mark.parametrize("finish", ["error", "cancelled"])
 async def test_a_failed_stream_fails_the_call_and_closes_the_others(finish: FinishReason) -> None:
     closed.clear()

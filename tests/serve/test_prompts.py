@@ -9,7 +9,7 @@ import pytest
 from fastserve_ray.engines.protocol import SamplingParams
 from fastserve_ray.serve.calls import GenerateCall
 from fastserve_ray.serve.failures import Failure, RequestFailed
-from fastserve_ray.serve.prompts import build_requests
+from fastserve_ray.serve.prompts import SHORT_CHARACTERS, build_requests, is_short
 from tests.engines.tiny import build_tokenizer
 
 TEMPLATE = (
@@ -61,6 +61,13 @@ def test_the_context_is_kept(length: int, max_tokens: int | None, fits: bool) ->
         failure = refused(call)
         assert (failure.status, failure.code, failure.param) == (400, "context_length_exceeded", "prompt")
         assert "128" in failure.message
+
+
+def test_only_what_is_tokenized_takes_time() -> None:
+    half = "x" * (SHORT_CHARACTERS // 2)
+    assert is_short(GenerateCall("r", prompts=(half, tuple(range(100_000)), half)))
+    assert not is_short(GenerateCall("r", prompts=(half, half, "x")))
+    assert not is_short(GenerateCall("r", messages=({"role": "user", "content": "x"},)))
 
 
 def test_an_empty_prompt_is_refused() -> None:
