@@ -1,8 +1,9 @@
 """Builds ``decoder.cpp``, which includes ``linears.cpp``, for this CPU, once, and loads it.
 
 The result lies in the cache folder under a name made of the source, the flags and the compiler, so that a change of
-any of them builds anew, and machines of one network file system that differ do not share. Without a compiler, on
-another processor, or when ``FASTSERVE_NATIVE=0`` is set, there is no library, and torch's own kernels are used.
+any of them builds anew, and machines of one network file system that differ do not share. Where there is no compiler,
+as in an image, ``FASTSERVE_NATIVE`` names a folder that `build_all` has filled. Without either, on another processor,
+or when ``FASTSERVE_NATIVE=0`` is set, there is no library, and torch's own kernels are used.
 """
 
 from __future__ import annotations
@@ -64,10 +65,45 @@ def load_library() -> ctypes.CDLL | None:
         logger.info("no kernels of our own for this processor; torch's are used")
         return None
     try:
-        return _open(_built(level[0], (*_FLAGS, *level[2])))
+        return _open(_ready(level[0]) or _built(level[0], (*_FLAGS, *level[2])))
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         logger.warning("our own kernels cannot be used (%s); torch's are slower at few rows", error)
         return None
+
+
+def build_all(folder: Path) -> list[Path]:
+    """Build for every processor that has kernels, whatever this one is; for ``FASTSERVE_NATIVE``.
+
+    Raises:
+        RuntimeError, OSError, subprocess.SubprocessError: there is no compiler, or it failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = {folder / _ready_name(name): flags for name, _, flags in LEVELS}
+    for target, flags in targets.items():
+        _compile(_compiler(), (*_FLAGS, *flags), target)
+    return list(targets)
+
+
+def _ready(level: str) -> Path | None:
+    """What `build_all` has made of these very sources."""
+    folder = os.environ.get("FASTSERVE_NATIVE")
+    path = Path(folder, _ready_name(level)) if folder else None
+    return path if path is not None and path.exists() else None
+
+
+def _ready_name(level: str) -> str:
+    return f"linears-{level}-{hashlib.sha256(_sources()).hexdigest()[:16]}.so"
+
+
+def _sources() -> bytes:
+    return b"".join(source.read_bytes() for source in SOURCES)
+
+
+def _compiler() -> str:
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+    if compiler is None:
+        raise RuntimeError("there is no C++ compiler; install g++ or set CXX")
+    return compiler
 
 
 def cpu_flags() -> frozenset[str]:
@@ -101,11 +137,8 @@ def _built(level: str, flags: tuple[str, ...]) -> Path:
         RuntimeError: there is no compiler.
         OSError, subprocess.SubprocessError: it failed.
     """
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
-    if compiler is None:
-        raise RuntimeError("there is no C++ compiler; install g++ or set CXX")
-    sources = b"".join(source.read_bytes() for source in SOURCES)
-    digest = hashlib.sha256(sources + "\0".join([compiler, *flags]).encode()).hexdigest()[:16]
+    compiler = _compiler()
+    digest = hashlib.sha256(_sources() + "\0".join([compiler, *flags]).encode()).hexdigest()[:16]
     folder = cache_root() / "native"
     target = folder / f"linears-{level}-{digest}.so"
     if target.exists():

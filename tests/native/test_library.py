@@ -61,3 +61,15 @@ def test_a_processor_that_can_do_none_of_it(fresh: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(library, "cpu_flags", lambda: frozenset({"fp", "asimd"}))
     assert library.load_library() is None
     assert not fresh.exists()
+
+
+@needs_kernels
+def test_what_was_built_before_is_taken_without_a_compiler(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "LEVELS", library.LEVELS[-1:])
+    (built,) = library.build_all(fresh / "image")
+    monkeypatch.setenv("FASTSERVE_NATIVE", str(fresh / "image"))
+    monkeypatch.setattr(library, "_run", lambda command: pytest.fail(f"compiles again: {command}"))
+    found = library.load_library()
+    assert found is not None
+    assert found._name == str(built)
+    assert list(fresh.glob("*.so")) == []
