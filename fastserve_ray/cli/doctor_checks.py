@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 Level = Literal["ok", "warn", "fail"]
 
 GIB = 2**30
+STORE_SHARE, STORE_THRESHOLD, SHARED_SHARE = 0.3, 10**10, 0.95
+"""Ray's own: of the free memory, the bytes that no small shared memory keeps it from taking, of the shared memory."""
+LEAST_STORE_MB = 80
+"""Ray refuses less."""
+DASHBOARD_PORT = 8265
 
 TESTED = {
     "ray": "2.60.0",
@@ -43,18 +49,34 @@ class Check:
     """What to do, when the level is not ok."""
 
 
-def run_checks(*, storage: str, host: str, port: int) -> list[Check]:
+@dataclass(frozen=True)
+class Places:
+    """What a run will use of this machine."""
+
+    storage: str
+    host: str
+    port: int
+    object_store_mb: int | None
+    """None: Ray decides."""
+    has_dashboard: bool
+    """Whether an embedded Ray will listen on the dashboard's port."""
+
+
+def run_checks(places: Places) -> list[Check]:
     """All checks. The only trace is the storage folder, made if it was not there."""
+    import psutil
+
     return [
         check_python(sys.version_info[:3]),
         *check_packages(TESTED),
         check_cpu(_cpu_flags(Path("/proc/cpuinfo"))),
         check_gpus(),
         check_memory(),
-        check_shared_memory(Path("/dev/shm")),
-        check_disk(storage),
-        check_storage(storage),
-        check_port(host, port),
+        check_object_store(Path("/dev/shm"), psutil.virtual_memory().available, places.object_store_mb),
+        check_disk(places.storage),
+        check_storage(places.storage),
+        check_port(places.host, places.port),
+        *([check_dashboard_port()] if places.has_dashboard else []),
     ]
 
 
@@ -116,14 +138,26 @@ def check_memory() -> Check:
     return Check("memory", level, found, None if level == "ok" else "close programs; Ray and torch want 4 GiB")
 
 
-def check_shared_memory(folder: Path) -> Check:
-    """Where Ray's object store lies; where it is too small Ray falls back to /tmp, which is slow."""
+def check_object_store(folder: Path, available: int, asked_mb: int | None) -> Check:
+    """What Ray takes for its object store, against the shared memory that it lies in; where that is too small, Ray
+    falls back to a file in /tmp, which is slow.
+
+    Args:
+        folder: of the shared memory.
+        available: bytes of memory.
+        asked_mb: ``cluster.object_store_memory_mb``; None: as ``ray._private.utils.resolve_object_store_memory``.
+    """
     if not folder.is_dir():
-        return Check("shared memory", "ok", f"no {folder} on this system")
-    usage = shutil.disk_usage(folder)
-    level: Level = "ok" if usage.free >= 1 * GIB else "warn"
-    fix = None if level == "ok" else "in a container: --shm-size=4g; else set cluster.object_store_memory_mb"
-    return Check("shared memory", level, f"{usage.free / GIB:.1f} of {usage.total / GIB:.1f} GiB free", fix)
+        return Check("object store", "ok", f"no {folder} on this system")
+    free = shutil.disk_usage(folder).free
+    size = asked_mb * 2**20 if asked_mb else min(available * STORE_SHARE, max(STORE_THRESHOLD, free * SHARED_SHARE))
+    whose = "cluster.object_store_memory_mb" if asked_mb else f"Ray's {STORE_SHARE:.0%} of the free memory"
+    found = f"{size / GIB:.1f} GiB ({whose}), {free / GIB:.1f} GiB of shared memory free in {folder}"
+    if size <= free:
+        return Check("object store", "ok", found)
+    fits = int(free * SHARED_SHARE / 2**20)
+    fix = f"in a container --shm-size={math.ceil(size / GIB)}g; or cluster.object_store_memory_mb: {fits}"
+    return Check("object store", "warn", found, fix if fits >= LEAST_STORE_MB else fix.partition(";")[0])
 
 
 def check_disk(storage: str) -> Check:
@@ -165,6 +199,15 @@ def check_port(host: str, port: int) -> Check:
             fix = "stop what listens there, or take another port: --set serve.port=0 takes a free one"
             return Check("port", "warn", f"{host}:{port} cannot be had ({error.strerror or error})", fix)
     return Check("port", "ok", f"{host}:{port} is free")
+
+
+def check_dashboard_port() -> Check:
+    """Ray's dashboard takes the next free port by itself."""
+    found = check_port("127.0.0.1", DASHBOARD_PORT)
+    if found.level == "ok":
+        return Check("dashboard port", "ok", found.found)
+    words = f"{DASHBOARD_PORT} is taken, perhaps by another Ray; an embedded Ray takes the next free one"
+    return Check("dashboard port", "ok", words)
 
 
 def _level(amount: float, *, fail: float, warn: float) -> Level:

@@ -136,3 +136,27 @@ def test_a_job_that_is_not_there(head: Head, work: Path) -> None:
         outcome = head.fastserve("job", command[0], "raysubmit_none", *command[1:], "--address", head.url, folder=work)
         assert outcome.code == 2
         assert "this cluster knows no such job" in outcome.err
+
+
+def test_the_doctor_looks_at_every_node(head: Head, work: Path) -> None:
+    outcome = head.fastserve("doctor", "app.yaml", "--address", head.url, "--json", folder=work)
+    checks = {check["name"]: check for check in outcome.data["checks"]}
+    assert checks["cluster"]["found"].startswith(f"{head.url} answers with the token of ")
+    assert checks["ray of the cluster"]["level"] == checks["python of the cluster"]["level"] == "ok"
+    assert "8 CPU" in checks["nodes"]["found"]
+    (node,) = [check for name, check in checks.items() if name.startswith("node ")]
+    assert "fastserve-ray" in node["found"]
+    assert node["found"].endswith("storage can be written")
+
+
+def test_a_plan_is_held_against_the_nodes(head: Head, work: Path) -> None:
+    plan = head.fastserve("plan", "app.yaml", "--address", head.url, "--json", folder=work).data
+    (node,) = plan["cluster"]["nodes"]
+    assert (node["cpus"], node["gpus"], node["is_head"]) == (8, 0, True)
+    assert node["memory_bytes"] > 2**20
+    assert plan["cluster"]["lacks"] == []
+    assert plan["resources"]["cpus_present"] == 8
+    flags = ["--set", "train.resources_per_worker.GPU=1", "--set", "cluster.num_gpus=1"]
+    text = head.fastserve("plan", "app.yaml", "--address", "auto", *flags, folder=work, RAY_ADDRESS=head.gcs).out
+    assert "train asks for 1 x (1 CPU + 1 GPU): the nodes have room for 0" in text
+    assert "8 CPU, 0 GPU" in text

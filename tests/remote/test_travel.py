@@ -11,7 +11,7 @@ import pytest
 from fastserve_ray.errors import SpecError, UsageError
 from fastserve_ray.plan.stages import plan_run
 from fastserve_ray.remote import travel
-from fastserve_ray.remote.travel import TIMES, pack_list, restore_times, unset_variables
+from fastserve_ray.remote.travel import TIMES, pack_list, restore_times, served_paths, unset_variables
 from fastserve_ray.spec.load import load_spec
 
 FILE = """
@@ -114,3 +114,15 @@ def test_variables_without_a_default_are_named() -> None:
     text = "a: ${env:ONE}\nb: ${env:TWO:-2}\nc: ${env:THREE}\nd: ${env:ONE}\n"
     assert unset_variables(text, ()) == ["ONE", "THREE"]
     assert unset_variables(text, ["ONE"]) == ["THREE"]
+
+
+def test_what_a_served_application_reads_is_absolute_or_refused(here: Path) -> None:
+    file = write(here, storage="./runs")
+    spec = load_spec(file)
+    with pytest.raises(SpecError) as caught:
+        served_paths(spec, "./mine", sees_files=False)
+    assert [problem.key for problem in caught.value.problems] == ["serve.auth.keys_file", "storage", "model"]
+    paths, model = served_paths(spec, "./mine", sees_files=True)
+    assert paths == {"serve.auth.keys_file": str(here / "keys.yaml"), "storage": str(here / "runs")}
+    assert model == str(here / "mine")
+    assert served_paths(load_spec(write(here)), "artifact:train-1", sees_files=True)[1] == "artifact:train-1"
