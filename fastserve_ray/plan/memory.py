@@ -206,9 +206,9 @@ def training_states(size: ModelSize, train: TrainSpec, *, task: str, workers: in
         count + added, workers=workers, zero=zero, precision=train.precision, num_trained=added or None
     )
     states = States(*parts)
-    is_elsewhere = parallel.offload == "nvme" or (parallel.offload == "cpu" and train.resources_per_worker.GPU > 0)
-    if is_elsewhere:
-        return States(0 if zero == 3 else states.parameters, states.gradients, 0)
+    on_gpu = train.resources_per_worker.GPU > 0
+    if parallel.offload == "nvme" or (parallel.offload == "cpu" and on_gpu):
+        return States(0 if zero == 3 and on_gpu else states.parameters, states.gradients, 0)
     return states
 
 

@@ -22,11 +22,11 @@ class ParallelSpec(Section):
     """DeepSpeed ZeRO stage (arXiv 1910.02054): 1 splits the optimizer's state over the workers, 2 gradients too, 3
     weights too; 0 is plain DistributedDataParallel."""
     offload: Literal["none", "cpu", "nvme"] = "none"
-    """Where ZeRO keeps what it splits (arXiv 2101.06840): on the device, in host memory (stages 1 to 3), or on a disk
-    (stage 3, arXiv 2104.07857)."""
+    """Where ZeRO keeps what it splits: on the device, in host memory (arXiv 2101.06840), or the fp32 weights and
+    moments in files on a disk (and the rest in host memory)."""
     offload_folder: str | None = None
-    """A folder on a fast local disk of every node, for ``offload: nvme``, which is refused while its losses are not
-    those of plain training."""
+    """A folder on a fast local disk of every node, for ``offload: nvme``: 12 bytes a parameter, shared out over the
+    workers. Files there have no names and are gone when a worker ends."""
     tensor: PositiveInt = 1
     """Into how many parts each layer is cut (Megatron, arXiv 1909.08053); goes with ``zero`` and ``pipeline``."""
     pipeline: PositiveInt = 1

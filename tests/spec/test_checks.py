@@ -111,7 +111,16 @@ def choice(*values: object) -> dict[str, Any]:
             "train.parallel.offload",
             "only what ZeRO splits",
         ),
-        ({"train/parallel/zero": 3, "train/parallel/offload": "nvme"}, "train.parallel.offload", "wrong losses"),
+        (
+            {"train/parallel": {"workers": 2, "offload": "nvme", "offload_folder": "/mnt"}},
+            "train.parallel.offload",
+            "only what ZeRO splits",
+        ),
+        (
+            {"train/parallel": {"workers": 2, "zero": 1, "offload": "nvme"}},
+            "train.parallel.offload_folder",
+            "offload: nvme needs it",
+        ),
         ({"train/parallel/balance_stages": "time"}, "train.parallel.balance_stages", "there is one stage"),
         ({"train/parallel/offload_folder": "/mnt"}, "train.parallel.offload_folder", "nothing goes there"),
         (
@@ -269,6 +278,7 @@ def test_nothing_to_do() -> None:
         {"train/parallel": {"workers": 2, "zero": 1, "pipeline": 2, "schedule": "gpipe"}},
         {"train/parallel": {"workers": 2, "zero": 1, "pipeline": 2, "tensor": 2}},
         {"train/parallel": {"workers": 2, "zero": 3, "offload": "cpu"}},
+        {"train/parallel": {"workers": 2, "zero": 2, "offload": "nvme", "offload_folder": "/mnt"}},
     ],
 )
 def test_legal_mixes(changes: Change) -> None:

@@ -76,6 +76,8 @@ class Outcome:
     """Rows of a batch by worker at the end, where they are measured."""
     held: HeldBytes | None = None
     """Of the rank that held the most in the second step."""
+    mapped: int = 0
+    """Bytes of files in ``offload_folder`` that rank 0 has mapped, as the kernel says."""
 
 
 def run_ranks(folder: Path, cases: list[Case], num_ranks: int = NUM_RANKS) -> dict[str, Outcome]:
@@ -163,12 +165,20 @@ def run_case(case: Case, world: World, folder: Path) -> Outcome:
         result = loop.run()
     except FastServeError as error:
         return Outcome(losses, {}, {}, None, error)
+    mapped = mapped_bytes(case.job.train.parallel.offload_folder)
     resumed = None
     if case.resume:
         resumed = TrainingLoop(case.job, world, Hooks(resume_from=folder)).run().state_dict
     agree = replicas_agree(loop.model)
     shares = None if loop.balancer is None else loop.balancer.shares
-    return Outcome(losses, result.metrics, result.state_dict or {}, resumed, None, agree, shares, scales.most())
+    return Outcome(losses, result.metrics, result.state_dict or {}, resumed, None, agree, shares, scales.most(), mapped)
+
+
+def mapped_bytes(folder: str | None) -> int:
+    """Of files in ``folder``, with a name or without, in this process."""
+    lines = Path("/proc/self/maps").read_text().splitlines() if folder else []
+    ranges = (line.split()[0].split("-") for line in lines if f" {folder}/" in line)
+    return sum(int(end, 16) - int(start, 16) for start, end in ranges)
 
 
 class Scales:

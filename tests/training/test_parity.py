@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fastserve_ray.plan.peak import States
+
 pytestmark = pytest.mark.slow
 
 FAMILIES = ("gpt2", "llama", "bert")
@@ -33,6 +35,9 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "zero3": {"workers": 2, "zero": 3},
     "zero2-offload": {"workers": 2, "zero": 2, "offload": "cpu"},
     "zero3-offload": {"workers": 2, "zero": 3, "offload": "cpu"},
+    "zero1-disk": {"workers": 2, "zero": 1, "offload": "nvme"},
+    "zero2-disk": {"workers": 2, "zero": 2, "offload": "nvme"},
+    "zero3-disk": {"workers": 2, "zero": 3, "offload": "nvme"},
     "tensor": {"tensor": 2},
     "tensor-ddp": {"tensor": 2, "workers": 2},
     "tensor-zero1": {"tensor": 2, "workers": 2, "zero": 1},
@@ -40,8 +45,9 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "tensor-zero3": {"tensor": 2, "workers": 2, "zero": 3},
 }
 """With two ranks or four."""
+ON_DISK = ("zero1-disk", "zero2-disk", "zero3-disk")
 ON_TWO_RANKS = ("ddp", "zero1", "zero2", "zero3", "tensor")
-RESUMED = (*ON_TWO_RANKS, "tensor-zero1", "tensor-zero3")
+RESUMED = (*ON_TWO_RANKS, "zero1-disk", "zero3-disk", "tensor-zero1", "tensor-zero3")
 RECOMPUTED = ("ddp", "zero3", "tensor", "tensor-zero3")
 OTHERS = ("mistral", "qwen2", "qwen3", "gemma")
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -63,6 +69,8 @@ class Folders:
         self.datasets = {task: write_dataset(root / task, task) for task in ("text-generation", "text-classification")}
 
     def job(self, family: str, *, dropout: bool = False, **changes: Any) -> TrainJob:
+        if changes.get("offload") == "nvme":
+            changes["offload_folder"] = str(self.root / "disk")
         train = train_spec(**changes)
         return TrainJob(model_spec(family, dropout=dropout), train, self.datasets[task_of(family)])
 
@@ -192,17 +200,34 @@ def test_ranks_hold_what_the_plan_says(
     assert_held_as_planned(outcomes[f"{strategy}-{family}"], job)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("strategy", ON_DISK)
+def test_master_weights_and_moments_lie_in_mapped_files(
+    folders: Folders, outcomes: dict[str, Outcome], strategy: str, family: str
+) -> None:
+    """As many bytes as the plan says of the same stage in memory; no file is left behind."""
+    found = outcomes[f"{strategy}-{family}"]
+    assert found.held is not None
+    assert (found.held.master, found.held.optimizer) == (0, 0)
+    in_memory = folders.job(family, **(STRATEGIES[strategy] | {"offload": "none"}), **VARIANTS[family])
+    assert found.mapped == pytest.approx(planned(in_memory).optimizer, rel=MAX_MEMORY_ERROR)
+    assert list((folders.root / "disk").iterdir()) == []
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
 def test_ranks_hold_what_the_plan_says_in_bf16(folders: Folders, outcomes: dict[str, Outcome], strategy: str) -> None:
     job = folders.job("llama", precision="bf16", **STRATEGIES[strategy])
     assert_held_as_planned(outcomes[f"{strategy}-bf16"], job)
 
 
+def planned(job: TrainJob) -> States:
+    config = {**(job.model.config or {}), "vocab_size": WORDS + 3}
+    return most_states(model_size(ModelSpec(task=job.model.task, config=config)), job.train, task=job.model.task)
+
+
 def assert_held_as_planned(outcome: Outcome, job: TrainJob) -> None:
     """The weights, the gradients, and the optimizer with its master copy, each within 5%."""
-    config = {**(job.model.config or {}), "vocab_size": WORDS + 3}
-    size = model_size(ModelSpec(task=job.model.task, config=config))
-    said, held = most_states(size, job.train, task=job.model.task), outcome.held
+    said, held = planned(job), outcome.held
     assert held is not None
     found = (held.parameters, held.gradients, held.master + held.optimizer)
     assert found == pytest.approx((said.parameters, said.gradients, said.optimizer), rel=MAX_MEMORY_ERROR)

@@ -68,15 +68,15 @@ def _balance(train: TrainSpec) -> Iterator[Finding]:
 
 def _offload(parallel: ParallelSpec) -> Iterator[Finding]:
     at, uses = (*_AT, "offload"), ((*_AT, "zero"),)
-    if parallel.offload == "cpu" and parallel.zero == 0:
-        yield Finding(at, "only what ZeRO splits can be offloaded", "cpu", "with zero: 1, 2 or 3", uses=uses)
-    if parallel.offload == "nvme":
-        yield Finding(at, "training with states on disks gave wrong losses when it was tried", "nvme", "none or cpu")
+    if parallel.offload != "none" and parallel.zero == 0:
+        yield Finding(at, "only what ZeRO splits can be offloaded", parallel.offload, "with zero: 1, 2 or 3", uses=uses)
     for name in ("tensor", "pipeline"):
         if parallel.offload != "none" and getattr(parallel, name) > 1:
             yield Finding(at, f"does not go with {name}", parallel.offload, f"with {name}: 1", uses=((*_AT, name),))
+    folder = (*_AT, "offload_folder")
+    if parallel.offload == "nvme" and parallel.offload_folder is None:
+        yield Finding(folder, "offload: nvme needs it", None, "a folder on a local disk of every node", uses=(at,))
     if parallel.offload != "nvme" and parallel.offload_folder is not None:
-        folder = (*_AT, "offload_folder")
         yield Finding(folder, "nothing goes there", parallel.offload_folder, "with offload: nvme", uses=(at,))
 
 

@@ -8,7 +8,6 @@ optimizer's state lies at the same address of tensors that are shaped like the f
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +36,10 @@ def zero_slices(engine: Any, *, data_rank: int, place_of: PlaceOf = whole_place)
     for name, _, part in _parts(engine, place_of):
         if part is None:
             continue
-        with part.in_memory(engine.optimizer):
-            for kind in (WEIGHT, *part.kinds):
-                yield Slice(kind, name, part.place, part.tensor(kind))
-            if part.starts_parameter and STEP in part.state:
-                yield scalar_slice(STEP, name, part.state[STEP])
+        for kind in (WEIGHT, *part.kinds):
+            yield Slice(kind, name, part.place, part.tensor(kind))
+        if part.starts_parameter and STEP in part.state:
+            yield scalar_slice(STEP, name, part.state[STEP])
     if data_rank == 0:
         yield from buffer_slices(engine.module)
 
@@ -54,8 +52,7 @@ def load_zero(engine: Any, checkpoint: CheckpointReader, *, place_of: PlaceOf = 
     """
     for name, parameter, part in _parts(engine, place_of):
         if part is not None:
-            with part.in_memory(engine.optimizer, is_changed=True):
-                _load_part(part, checkpoint, name)
+            _load_part(part, checkpoint, name)
         _load_weight(parameter, checkpoint, name, place_of, part)
     load_buffers(engine.module, checkpoint)
 
@@ -91,7 +88,6 @@ class _Part:
     base: Any
     """The optimizer that DeepSpeed wraps."""
     flat: torch.Tensor
-    group: int
     offset: int
 
     @property
@@ -119,18 +115,6 @@ class _Part:
         is_from_torch = type(self.base).__module__.startswith("torch.")
         state[STEP] = torch.tensor(step) if is_from_torch else int(step)
 
-    @contextmanager
-    def in_memory(self, optimizer: Any, *, is_changed: bool = False) -> Iterator[None]:
-        """While what ZeRO-3 keeps on a disk is needed."""
-        is_swapped = getattr(optimizer, "swap_optimizer", False) and optimizer._swappable_optimizer_subgroup(self.group)
-        if is_swapped:
-            optimizer._optimizer_states_and_gradient_swap_in(self.group)
-        yield
-        if is_swapped and is_changed:
-            optimizer._optimizer_states_and_gradient_swap_out(self.group)
-        elif is_swapped:
-            optimizer._release_swap_buffers(self.group)
-
 
 def _parts(engine: Any, place_of: PlaceOf) -> Iterator[tuple[str, Any, _Part | None]]:
     """Trained parameters, each with what this rank holds of it, if anything."""
@@ -151,8 +135,9 @@ def _linked_part(optimizer: Any, parameter: Any, name: str, place_of: PlaceOf) -
         return None
     low, high = link.lp_fragment_address, link.hp_fragment_address
     place = place_of(name, parameter.shape).flat(low.start, low.numel)
-    base, group = optimizer.optimizer, link.param_group_index
-    return _Part(place, low.start == 0, base, base.param_groups[group]["params"][0], group, high.start)
+    base = optimizer.optimizer
+    flat = base.param_groups[link.param_group_index]["params"][0]
+    return _Part(place, low.start == 0, base, flat, high.start)
 
 
 def _split_part(optimizer: Any, parameter: Any, name: str, place_of: PlaceOf) -> _Part | None:
@@ -163,4 +148,4 @@ def _split_part(optimizer: Any, parameter: Any, name: str, place_of: PlaceOf) ->
         return None
     place = place_of(name, parameter.ds_shape).flat(start, numel)
     flat = optimizer.fp32_partitioned_groups_flat[group]
-    return _Part(place, start == 0, optimizer.optimizer, flat, group, offset)
+    return _Part(place, start == 0, optimizer.optimizer, flat, offset)

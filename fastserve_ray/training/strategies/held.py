@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fastserve_ray.training.strategies.disk_states import masters_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from fastserve_ray.training.strategies.disk_states import DiskStates
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,9 @@ def plain_bytes(parameters: Iterable[torch.nn.Parameter], optimizer: torch.optim
     return HeldBytes(_sum(held), _sum(parameter.grad for parameter in held), 0, _moments(optimizer))
 
 
-def zero_bytes(engine: Any) -> HeldBytes:
+def zero_bytes(engine: Any, disk: DiskStates | None = None) -> HeldBytes:
     """Of a DeepSpeed engine. Gradients are the parameters' own while those are there, else the parts that the
-    optimizer keeps; buffers of offloaded gradients in host memory are not counted."""
+    optimizer keeps; buffers of offloaded gradients in host memory are not counted, nor what lies on ``disk``."""
     parameters, optimizer = list(engine.module.parameters()), engine.optimizer
     is_split = engine.zero_optimization_stage() == 3
     parts = (group for group in optimizer.averaged_gradients.values() if group is not None)
@@ -46,12 +50,12 @@ def zero_bytes(engine: Any) -> HeldBytes:
         for parameter in parameters
         if parameter.grad is not None and parameter.grad.untyped_storage().data_ptr() not in exchanged
     )
-    master = optimizer.fp32_partitioned_groups_flat if is_split else optimizer.single_partition_of_fp32_groups
+    master = [tensor for tensor in masters_of(engine) if disk is None or not disk.holds(tensor)]
     return HeldBytes(
         _sum((parameter.ds_tensor for parameter in parameters) if is_split else parameters),
         whole or sum(_sum(part) for part in parts),
         _sum(master),
-        _moments(optimizer.optimizer),
+        _moments(optimizer.optimizer, disk),
     )
 
 
@@ -62,10 +66,11 @@ def _exchange_buffers(optimizer: Any) -> set[int]:
     return {tensor.untyped_storage().data_ptr() for group in tensors for tensor in group if tensor is not None}
 
 
-def _moments(optimizer: torch.optim.Optimizer) -> int:
+def _moments(optimizer: torch.optim.Optimizer, disk: DiskStates | None = None) -> int:
     """Scalars such as the count of steps are left out."""
     values = (value for state in optimizer.state.values() for value in state.values())
-    return _sum(value for value in values if torch.is_tensor(value) and value.ndim > 0)
+    found = [value for value in values if torch.is_tensor(value) and value.ndim > 0]
+    return _sum(value for value in found if disk is None or not disk.holds(value))
 
 
 def _sum(tensors: Iterable[torch.Tensor | None]) -> int:

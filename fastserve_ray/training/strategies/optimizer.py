@@ -83,7 +83,8 @@ def _scales(model: torch.nn.Module, decay: float) -> dict[str, float]:
 
 
 def make_adamw(model: torch.nn.Module, train: TrainSpec) -> torch.optim.AdamW:
-    """Decoupled weight decay, arXiv 1711.05101.
+    """Decoupled weight decay, arXiv 1711.05101. States on a disk are updated without temporaries, which would be as
+    large.
 
     Raises:
         ModelError: learning rates by layer for a model without numbered layers.
@@ -93,6 +94,7 @@ def make_adamw(model: torch.nn.Module, train: TrainSpec) -> torch.optim.AdamW:
         lr=train.learning_rate,
         betas=(train.adam_beta1, train.adam_beta2),
         eps=train.adam_epsilon,
+        fused=True if train.parallel.offload == "nvme" else None,
     )
     adapter = adapter_of(model)
     if adapter is not None:

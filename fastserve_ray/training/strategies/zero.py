@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import nullcontext
+from pathlib import Path
 from time import thread_time
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
 from fastserve_ray.training.checkpoint.sharded import load_zero, zero_slices
+from fastserve_ray.training.strategies.disk_states import DiskStates, move_to_disk
 from fastserve_ray.training.strategies.held import HeldBytes, zero_bytes
 from fastserve_ray.training.strategies.offload import offload_settings
 from fastserve_ray.training.strategies.optimizer import make_adamw, set_learning_rate
@@ -64,6 +66,9 @@ class ZeroStrategy:
             config=deepspeed_config(train),
             dist_init_required=False,
         )
+        self._disk: DiskStates | None = None
+        if train.parallel.offload == "nvme":
+            self._disk = move_to_disk(self._engine, Path(str(train.parallel.offload_folder)))
 
     def train_step(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> float:
         self._engine.train()
@@ -77,10 +82,12 @@ class ZeroStrategy:
         """Clip, change the weights, and drop the gradients."""
         set_learning_rate(self._optimizer, learning_rate)
         self._engine.step()
+        if self._disk is not None:
+            self._disk.release()
 
     def held_bytes(self) -> HeldBytes:
-        """What this rank holds now."""
-        return zero_bytes(self._engine)
+        """What this rank holds now; what lies on a disk is not in it."""
+        return zero_bytes(self._engine, self._disk)
 
     def _backward(self, loss: torch.Tensor, is_last: bool) -> None:
         """DeepSpeed counts micro batches in ``step``, and updates in the last one only."""
@@ -169,7 +176,7 @@ def deepspeed_config(train: TrainSpec) -> dict[str, Any]:
             "overlap_comm": False,
             "contiguous_gradients": True,
             "stage3_param_persistence_threshold": 0,
-            **offload_settings(train.parallel),
+            **offload_settings(train.parallel, on_gpu=train.resources_per_worker.GPU > 0),
         },
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": train.precision == "bf16"},
