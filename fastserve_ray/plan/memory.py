@@ -207,7 +207,7 @@ def training_states(size: ModelSize, train: TrainSpec, *, task: str, workers: in
     )
     states = States(*parts)
     on_gpu = train.resources_per_worker.GPU > 0
-    if parallel.offload == "nvme" or (parallel.offload == "cpu" and on_gpu):
+    if zero and (parallel.offload == "nvme" or (parallel.offload == "cpu" and on_gpu)):
         return States(0 if zero == 3 and on_gpu else states.parameters, states.gradients, 0)
     return states
 

@@ -134,6 +134,17 @@ def test_zero_and_more_workers_take_less() -> None:
     assert totals[0] > totals[1] > totals[2] > 0
 
 
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_states_on_a_disk_are_not_in_memory_and_weights_are(zero: int) -> None:
+    """A GPU's share of the weights goes to host memory with stage 3; a CPU's is there."""
+    spec = with_overrides(spec_from_dict(full()), {"tune": None, "train.parallel.zero": zero})
+    place = {"train.parallel.offload": "nvme", "train.parallel.offload_folder": "/mnt"}
+    here, there = (estimate_memory(with_overrides(spec, keys))[0] for keys in ({}, place))
+    assert (there.parameters, there.gradients, there.optimizer) == (here.parameters, here.gradients, 0)
+    assert here.peak is not None
+    assert there.peak == here.peak - (here.optimizer or 0)
+
+
 def test_what_is_unknown_stays_unknown_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
     (train,) = estimate_memory(spec_from_dict(classifier()))
