@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1.7
 # Images of FastServe-Ray. Targets: serve (no DeepSpeed, no compiler) and train (everything); each for CPUs or for CUDA:
-#   docker build --target serve --tag fastserve-ray:0.1.0 .
-#   docker build --target train --build-arg FLAVOUR=cuda --tag fastserve-ray:0.1.0-train-cuda .
+#   docker build --target train --tag fastserve-ray:0.1.0 .
+#   docker build --target serve --build-arg FLAVOUR=cuda --tag fastserve-ray:0.1.0-serve-cuda .
 # Versions are those of constraints.txt. To pin the base by content: --build-arg PYTHON=3.11.13-slim-bookworm@sha256:...
 ARG PYTHON=3.11.13-slim-bookworm
 ARG FLAVOUR=cpu

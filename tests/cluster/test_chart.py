@@ -64,10 +64,18 @@ def test_the_chart_makes_what_is_rendered_of_the_examples(file: Path) -> None:
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: str(file.stem))
 def test_an_app_alone_is_trained_and_served_as_it_is_rendered(file: Path) -> None:
-    """Without the values that `fastserve render helm-values` writes, only the nodes are the chart's own."""
+    """Without the values that `fastserve render helm-values` writes, nodes are the chart's own: an app that describes
+    nodes is refused."""
+    need_engine()
+    from helm_sdkpy import InstallError
+
     data = elsewhere(file)
-    data.pop("cluster", None)
-    chart = render({"app": yaml.safe_dump(data)}, release=kubernetes_name(data["name"]))
+    values, name = {"app": yaml.safe_dump(data)}, kubernetes_name(data["name"])
+    if "available_node_types" in data.get("cluster", {}):
+        with pytest.raises(InstallError, match="fastserve render helm-values"):
+            render(values, release=name)
+        return
+    chart = render(values, release=name)
     if "RayService" in chart.kinds():
         made, expected = (_application(spec) for spec in (chart.of("RayService"), document("rayservice", data)))
         assert made == expected

@@ -82,6 +82,13 @@ def test_the_app_says_what_is_made(app: str, made: list[str]) -> None:
         assert rendered.of("ConfigMap", "demo-app")["data"] == {"app.yaml": app}
 
 
+STEPS = at(
+    "rayService.upgradeStrategy",
+    {
+        "type": "NewClusterWithIncrementalUpgrade",
+        "clusterUpgradeOptions": {"gatewayClassName": "istio", "stepSizePercent": 10, "intervalSeconds": 60},
+    },
+)
 REFUSED: dict[str, tuple[Values, str]] = {
     "unknown key": ({"rayservice": {}}, "'rayservice' not allowed"),
     "unknown key inside": (at("cache.sise", "1Gi"), "'sise' not allowed"),
@@ -123,6 +130,11 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "app that reads its environment": ({"app": f"{STORED}serve:\n  host: ${{env:HOST}}\n"}, "reads its environment"),
     "route to nothing": (at("ingress.enabled", True), "enable rayService"),
     "route from nowhere": (merged(SERVING, at("httpRoute.enabled", True)), "httpRoute.parentRefs is empty"),
+    "steps without an autoscaler": (
+        merged(SERVING, STEPS, at("autoscaling.enabled", False)),
+        "autoscaling.enabled=true",
+    ),
+    "steps beside a route": (merged(SERVING, STEPS, at("ingress.enabled", True)), "disable ingress and httpRoute"),
     "certificate for nobody": (
         merged(SERVING, at("ingress", {"enabled": True, "tlsSecret": "certificate"})),
         "ingress.tlsSecret needs ingress.host",
