@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm.engine import CHART, lint, need_engine, render
+from fastserve_ray import __version__
+from tests.helm.engine import CHART, ROOT, lint, need_engine, render
 from tests.helm.schemas import need_crds, problems
 from tests.helm.values import APP, CLUSTER, FAULT_TOLERANT, QUICKSTART, SERVING, TRAINING, Values, at, merged
 
@@ -38,6 +39,14 @@ def test_every_value_is_in_the_schema_with_its_default_allowed() -> None:
     known = json.loads((CHART / "values.schema.json").read_text())["properties"]
     assert set(defaults) == set(known) - {"global"}
     assert render(defaults).manifests == render(CLUSTER).manifests
+
+
+def test_versions_are_those_of_the_package_and_of_its_ray() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == chart["version"] == __version__
+    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    assert f"ray=={yaml.safe_load((CHART / 'values.yaml').read_text())['rayVersion']}" in constraints
+    assert f"fastserve-ray:{__version__} " in (ROOT / "Dockerfile").read_text()
 
 
 def test_all_at_once_is_valid() -> None:
