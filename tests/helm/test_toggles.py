@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.helm.engine import render
+from tests.helm.engine import CHART, render
 from tests.helm.values import CLUSTER, FAULT_TOLERANT, SERVING, TRAINING, Values, at, merged
 
 if TYPE_CHECKING:
@@ -16,12 +16,20 @@ if TYPE_CHECKING:
 
     from tests.helm.engine import Rendered
 
+APART = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"team": "a"}}}
 DIGEST = f"sha256:{'ab' * 32}"
 REDIS_SECRET = {"name": "redis", "key": "word"}
 OWN_REDIS = at("gcsFaultTolerance.redis.address", "redis.infra:6380")
 STEPS = {"gatewayClassName": "istio", "maxSurgePercent": 25, "stepSizePercent": 10, "intervalSeconds": 60}
 ROUTED = at("httpRoute.parentRefs", [{"name": "gateway"}])
 PRIORITY = {"resources": {"cpu": "1", "memory": "2Gi"}, "shm": "1Gi", "priorityClassName": "high"}
+
+PLACED = {
+    "nodeSelector": {"pool": "gpu"},
+    "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [APART]}},
+    "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,13 @@ def cluster(rendered: Rendered) -> dict[str, Any]:
 def head(rendered: Rendered) -> dict[str, Any]:
     pod: dict[str, Any] = cluster(rendered)["headGroupSpec"]["template"]["spec"]
     return pod
+
+
+def group(rendered: Rendered) -> dict[str, Any]:
+    """The pod template of the only group of workers."""
+    (found,) = cluster(rendered)["workerGroupSpecs"]
+    template: dict[str, Any] = found["template"]
+    return template
 
 
 def volume(rendered: Rendered, name: str) -> dict[str, Any]:
@@ -189,6 +204,15 @@ TOGGLES = {
     "serviceAccountName": given(
         CLUSTER, {"serviceAccountName": "ray"}, lambda r: head(r).get("serviceAccountName") == "ray"
     ),
+    "where workers run": given(
+        CLUSTER,
+        {"worker": {**PLACED, "labels": {"team": "a"}, "annotations": {"note": "b"}}},
+        lambda r: (
+            PLACED.items() <= group(r)["spec"].items()
+            and group(r)["metadata"]["labels"].get("team") == "a"
+            and group(r)["metadata"].get("annotations") == {"note": "b"}
+        ),
+    ),
     "priorityClassName": given(CLUSTER, {"head": PRIORITY}, lambda r: head(r).get("priorityClassName") == "high"),
     "a digest": given(
         CLUSTER,
@@ -244,3 +268,25 @@ def test_a_toggle_does_what_it_says_and_all_manifests_are_valid(name: str) -> No
     assert not toggle.is_on(off)
     assert on.problems == []
     assert off.problems == []
+
+
+def test_no_toggle_is_left_out() -> None:
+    """Every value that is true or false, or null for what the app says."""
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    switches = {
+        path
+        for path, value in _leaves(defaults)
+        if (isinstance(value, bool) or path.endswith(".enabled")) and "ecurityContext" not in path
+    }
+    assert len(switches) > 12
+    tried = {path for toggle in TOGGLES.values() for part in (toggle.on, toggle.off) for path, _ in _leaves(part)}
+    assert switches - tried == set()
+
+
+def _leaves(values: Values, prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted paths, and what is there."""
+    return [
+        leaf
+        for key, value in values.items()
+        for leaf in (_leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)])
+    ]
