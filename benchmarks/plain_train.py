@@ -87,7 +87,10 @@ def make_zero_step(model: torch.nn.Module, train: TrainSpec) -> Callable[[dict[s
     from fastserve_ray.training.strategies.zero import deepspeed_config, import_deepspeed
 
     engine, optimizer, _, _ = import_deepspeed("cpu").initialize(
-        model=model, optimizer=make_adamw(model, train), config=deepspeed_config(train), dist_init_required=False
+        model=model,
+        optimizer=make_adamw(model, train),
+        config=deepspeed_config(train, [parameter.numel() for parameter in model.parameters()]),
+        dist_init_required=False,
     )
 
     def step(batch: dict[str, torch.Tensor], rate: float) -> Any:

@@ -29,11 +29,12 @@ from typing import TYPE_CHECKING
 
 from fastserve_ray.plan.activations import AUTOCAST, FULL, HALF, Activations, Batch, NumberFormat, count_activations
 from fastserve_ray.plan.model_size import ModelSize, model_size
-from fastserve_ray.plan.parameters import cut_architecture, parameters_of_rank, words_of_rank
+from fastserve_ray.plan.parameters import cut_architecture, largest_tensor, parameters_of_rank, words_of_rank
 from fastserve_ray.plan.peak import States, training_peak
 from fastserve_ray.plan.pipeline import heaviest_stage, stage_sizes, stage_states
 from fastserve_ray.plan.publishing import gathered_bytes
 from fastserve_ray.plan.trained import adapter_parameters
+from fastserve_ray.plan.zero import Buffers, zero_buffers
 
 if TYPE_CHECKING:
     from fastserve_ray.plan.architecture import Architecture
@@ -178,19 +179,36 @@ def _training(stage: str, spec: RunSpec, train: TrainSpec, size: ModelSize, work
         states,
         activations,
         words_of_rank(size.architecture, train.parallel.tensor),
-        keeps_gradients=zero > 0 or train.batch_size > workers * rows,
+        keeps_gradients=zero == 3 or train.batch_size > workers * rows,
         on_gpu=train.resources_per_worker.GPU > 0,
-        buffers=states.gradients if workers > 1 and zero == 0 else 0,
-        gathered=gathered_bytes(
-            train,
-            size.architecture,
-            whole=size.num_parameters + added,
-            held=_cut_parameters(size, train, task=spec.model.task) + added,
-        ),
+        buffers=_buffers(size, train, states, task=spec.model.task, workers=workers, zero=zero, added=added),
     )
     return StageMemory(
         stage, states.parameters, states.gradients, states.optimizer, activations.peak, reason=size.reason, at_once=peak
     )
+
+
+def _buffers(
+    size: ModelSize, train: TrainSpec, states: States, *, task: str, workers: int, zero: int, added: int
+) -> Buffers:
+    """DDP exchanges in buckets as large as the gradients."""
+    assert size.architecture is not None
+    assert size.num_parameters is not None
+    held, on_gpu = _cut_parameters(size, train, task=task) + added, train.resources_per_worker.GPU > 0
+    end = gathered_bytes(train, size.architecture, whole=size.num_parameters + added)
+    if zero == 0:
+        return Buffers(always=states.gradients if workers > 1 else 0, end=end)
+    buffers = zero_buffers(
+        zero,
+        held=held,
+        trained=added or held,
+        largest=-(-largest_tensor(size.architecture) // train.parallel.tensor),
+        workers=workers,
+        width=_WIDTH[train.precision],
+        on_gpu=on_gpu,
+        end=end,
+    )
+    return replace(buffers, update=0) if on_gpu and _is_offloaded(train) else buffers
 
 
 def training_states(size: ModelSize, train: TrainSpec, *, task: str, workers: int, zero: int, added: int = 0) -> States:
@@ -200,16 +218,21 @@ def training_states(size: ModelSize, train: TrainSpec, *, task: str, workers: in
     Args:
         added: parameters of an adapter, which alone are trained.
     """
-    parallel = train.parallel
     count = _cut_parameters(size, train, task=task)
     parts = training_bytes(
         count + added, workers=workers, zero=zero, precision=train.precision, num_trained=added or None
     )
     states = States(*parts)
-    on_gpu = train.resources_per_worker.GPU > 0
-    if zero and (parallel.offload == "nvme" or (parallel.offload == "cpu" and on_gpu)):
-        return States(0 if zero == 3 and on_gpu else states.parameters, states.gradients, 0)
+    if zero and _is_offloaded(train):
+        is_empty = zero == 3 and train.resources_per_worker.GPU > 0
+        return States(0 if is_empty else states.parameters, states.gradients, 0)
     return states
+
+
+def _is_offloaded(train: TrainSpec) -> bool:
+    """Whether ZeRO's states lie elsewhere than on the worker's device."""
+    offload = train.parallel.offload
+    return offload == "nvme" or (offload == "cpu" and train.resources_per_worker.GPU > 0)
 
 
 def _cut_parameters(size: ModelSize, train: TrainSpec, *, task: str) -> int:

@@ -40,6 +40,12 @@ def words_of_rank(model: Architecture, tensor: int) -> Architecture:
     return replace(model, vocab_size=-(-model.vocab_size // tensor))
 
 
+def largest_tensor(model: Architecture, *, has_table: bool = True) -> int:
+    """Parameters of the largest one; GPT-2 has queries, keys and values in one matrix."""
+    attention = model.hidden_size * (3 if model.family == "gpt2" else 1)
+    return model.hidden_size * max(model.intermediate_size, attention, model.vocab_size if has_table else 0)
+
+
 def parameters_of_rank(model: Architecture, num_parameters: int, *, tensor: int, num_tables: int) -> int:
     """How many of ``num_parameters`` a rank holds when layers are cut into ``tensor`` parts. Norms, positions, biases
     of what is summed, and heads of classifiers are on all ranks whole; so are keys and values with fewer heads than

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastserve_ray.plan.zero import Buffers
+
 if TYPE_CHECKING:
     from fastserve_ray.plan.activations import Activations
     from fastserve_ray.plan.architecture import Architecture
@@ -36,8 +38,7 @@ def training_peak(
     *,
     keeps_gradients: bool,
     on_gpu: bool,
-    buffers: int = 0,
-    gathered: int = 0,
+    buffers: Buffers | None = None,
 ) -> int:
     """Bytes of one worker at the highest of the five moments.
 
@@ -47,22 +48,23 @@ def training_peak(
         model: the sizes; of a rank's share of the vocabulary.
         keeps_gradients: gradients are there before the backward pass: those of an earlier micro batch, or ZeRO's
             partitions.
-        buffers: in which gradients are exchanged, beside the gradients themselves; they are always there.
-        gathered: of the whole weights at the end.
+        buffers: of exchanges.
         on_gpu: the optimizer updates all parameters at once, with a temporary for each.
     """
+    beside = buffers or Buffers()
     embedding = _FP32 * model.vocab_size * model.hidden_size
     kept = states.gradients if keeps_gradients else 0
     rest = states.parameters + states.optimizer + kept
     head = min(embedding, states.gradients - kept) if activations.loss else 0
-    forward = rest + activations.outside + activations.layers
+    forward = rest + activations.outside + activations.layers + beside.forward
     temporaries = states.gradients if on_gpu else min(_UPDATE_TENSORS * embedding, _UPDATE_TENSORS * states.gradients)
     is_tied = activations.loss and model.has_tied_embeddings
     twice = min(embedding, states.gradients) if is_tied else 0
-    return buffers + max(
+    first_layer = max(twice, activations.layers // model.num_layers + activations.working)
+    return beside.always + max(
         forward + activations.loss,
-        forward + activations.working + head,
-        rest + (states.gradients - kept) + max(twice, activations.layers // model.num_layers + activations.working),
-        states.parameters + states.gradients + states.optimizer + temporaries,
-        states.parameters + states.optimizer + gathered,
+        forward + activations.working + head + beside.backward,
+        rest + (states.gradients - kept) + beside.backward + max(first_layer, beside.exchange),
+        states.parameters + states.gradients + states.optimizer + max(temporaries, beside.update),
+        states.parameters + states.optimizer + beside.end,
     )

@@ -6,8 +6,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fastserve_ray.plan.activations import Activations
-from fastserve_ray.plan.parameters import CLASSIFICATION, count_parameters, parameters_of_rank, words_of_rank
+from fastserve_ray.plan.parameters import (
+    CLASSIFICATION,
+    count_parameters,
+    largest_tensor,
+    parameters_of_rank,
+    words_of_rank,
+)
 from fastserve_ray.plan.peak import States, training_peak
+from fastserve_ray.plan.zero import Buffers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,16 +112,10 @@ def stage_sizes(
             parameters_of_rank(
                 replace(model, num_layers=len(share)), len(share) * layer + end, tensor=tensor, num_tables=number
             ),
-            -(-_largest_tensor(model, has_table=number > 0) // tensor),
+            -(-largest_tensor(model, has_table=number > 0) // tensor),
         )
         for share, end, number in zip(shares, ends, tables, strict=True)
     )
-
-
-def _largest_tensor(model: Architecture, *, has_table: bool) -> int:
-    """GPT-2 has queries, keys and values in one matrix."""
-    attention = model.hidden_size * (3 if model.family == "gpt2" else 1)
-    return model.hidden_size * max(model.intermediate_size, attention, model.vocab_size if has_table else 0)
 
 
 def stage_states(train: TrainSpec, size: StageSize) -> States:
@@ -145,21 +146,30 @@ def heaviest_stage(
     for number, size in enumerate(sizes):
         distance = len(sizes) - number
         kept = num_micro_batches if train.parallel.schedule == "gpipe" else min(distance, num_micro_batches)
-        loss = one.loss + (kept - 1) * one.loss // _LOSS_KEPT if distance == 1 else 0
-        part = Activations(
-            layers=kept * one.layers * size.num_layers // model.num_layers,
-            working=one.working,
-            outside=kept * one.outside,
-            loss=loss,
-        )
         states = stage_states(train, size)
-        peak = training_peak(
-            states,
-            part,
-            words_of_rank(replace(model, num_layers=size.num_layers), train.parallel.tensor),
-            keeps_gradients=True,
-            on_gpu=train.resources_per_worker.GPU > 0,
-            gathered=gathered if number == 0 else 0,
-        )
-        found.append((states, part, peak))
+        parts = [_of_stage(model, one, size, kept=count, is_last=distance == 1) for count in (kept, max(1, kept - 1))]
+        # a micro batch that enters when another has gone back finds gradients; else the first to go back finds none
+        moments = [(parts[0], True)] if num_micro_batches > kept else [(parts[0], False), (parts[1], kept > 1)]
+        peaks = [
+            training_peak(
+                states,
+                part,
+                words_of_rank(replace(model, num_layers=size.num_layers), train.parallel.tensor),
+                keeps_gradients=has_gradients,
+                on_gpu=train.resources_per_worker.GPU > 0,
+                buffers=Buffers(end=gathered if number == 0 else 0),
+            )
+            for part, has_gradients in moments
+        ]
+        found.append((states, parts[0], max(peaks)))
     return max(found, key=lambda item: item[2])
+
+
+def _of_stage(model: Architecture, one: Activations, size: StageSize, *, kept: int, is_last: bool) -> Activations:
+    """Of ``kept`` micro batches at once."""
+    return Activations(
+        layers=kept * one.layers * size.num_layers // model.num_layers,
+        working=one.working,
+        outside=kept * one.outside,
+        loss=one.loss + (kept - 1) * one.loss // _LOSS_KEPT if is_last else 0,
+    )

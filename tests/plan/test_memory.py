@@ -6,6 +6,7 @@ from fastserve_ray.plan.activations import AUTOCAST, FULL, Activations, Batch, c
 from fastserve_ray.plan.architecture import Architecture, read_architecture
 from fastserve_ray.plan.memory import estimate_memory, kv_cache_bytes, training_bytes
 from fastserve_ray.plan.peak import States, training_peak
+from fastserve_ray.plan.zero import Buffers
 from fastserve_ray.spec.load import spec_from_dict, with_overrides
 from tests.spec.files import classifier, full
 
@@ -91,7 +92,9 @@ def test_the_peak_is_the_highest_moment() -> None:
     whole = States(400_000, 400_000, 800_000)
     update = 1_600_000 + 2 * 4 * 100 * 64
     assert training_peak(whole, small, model, keeps_gradients=False, on_gpu=False) == update
-    assert training_peak(whole, small, model, keeps_gradients=False, on_gpu=False, buffers=7) == update + 7
+    assert (
+        training_peak(whole, small, model, keeps_gradients=False, on_gpu=False, buffers=Buffers(always=7)) == update + 7
+    )
     assert training_peak(states, small, model, keeps_gradients=False, on_gpu=True) == 16000 + 4000
     large = Activations(layers=300_000, working=10_000, outside=50, loss=0)
     assert training_peak(states, large, model, keeps_gradients=False, on_gpu=False) == 12000 + 310_050
@@ -125,13 +128,27 @@ def test_a_spec_is_estimated_by_stage() -> None:
     assert serve.parameters < train.parameters
 
 
-def test_zero_and_more_workers_take_less() -> None:
+def test_zero_splits_states() -> None:
     spec = with_overrides(spec_from_dict(full()), {"tune": None})
     totals = []
-    for zero in (1, 2, 3):
-        changed = with_overrides(spec, {"train.parallel.zero": zero})
-        totals.append(estimate_memory(changed)[0].peak or 0)
-    assert totals[0] > totals[1] > totals[2] > 0
+    for zero in (0, 1, 2, 3):
+        (memory, *_) = estimate_memory(with_overrides(spec, {"train.parallel.zero": zero}))
+        totals.append((memory.parameters or 0) + (memory.gradients or 0) + (memory.optimizer or 0))
+    assert totals[0] > totals[1] > totals[2] > totals[3] > 0
+
+
+def test_zero_takes_less_of_a_model_whose_states_are_the_most() -> None:
+    """Stages 1 and 2 are alike where the update needs the most; stage 3 has all weights for a moment."""
+    config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 11008}
+    spec = with_overrides(spec_from_dict(full()), {"tune": None, "model.config": config, "train.batch_size": 8})
+    for workers, falls in ((2, 1.2), (8, 2.5)):
+        parallel = {"workers": workers}
+        peaks = []
+        for zero in (0, 1, 2, 3):
+            changed = with_overrides(spec, {"train.parallel": {**parallel, "zero": zero}})
+            peaks.append(estimate_memory(changed)[0].peak or 0)
+        assert peaks[0] > peaks[1] >= peaks[2] > peaks[3] > 0
+        assert peaks[0] / peaks[3] > falls
 
 
 @pytest.mark.parametrize("zero", [1, 2, 3])

@@ -208,7 +208,7 @@ def test_biases_and_norms_do_not_decay() -> None:
 
 def test_deepspeed_is_told_everything_that_its_defaults_would_change() -> None:
     settings = train_spec(workers=2, zero=3, batch_size=8, gradient_accumulation_steps=2, max_grad_norm=0.0)
-    config = deepspeed_config(settings)
+    config = deepspeed_config(settings, [1000])
     assert config["gradient_clipping"] == 0.0
     assert (config["train_batch_size"], config["train_micro_batch_size_per_gpu"]) == (8, 2)
     assert config["zero_optimization"]["stage"] == 3

@@ -128,7 +128,7 @@ def test_losses_that_are_no_numbers_end_training_after_some_skipped_steps(
 
 
 def test_deepspeed_scales_the_loss_itself() -> None:
-    config = deepspeed_config(train_spec(workers=2, zero=2, precision="fp16"))
+    config = deepspeed_config(train_spec(workers=2, zero=2, precision="fp16"), [1000])
     assert config["fp16"]["enabled"] is True
     assert config["bf16"]["enabled"] is False
-    assert deepspeed_config(train_spec(workers=2, zero=2))["fp16"]["enabled"] is False
+    assert deepspeed_config(train_spec(workers=2, zero=2), [1000])["fp16"]["enabled"] is False

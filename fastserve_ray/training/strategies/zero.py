@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
+from fastserve_ray.plan.zero import zero_bucket
 from fastserve_ray.training.checkpoint.sharded import load_zero, zero_slices
 from fastserve_ray.training.strategies.disk_states import DiskStates, move_to_disk
 from fastserve_ray.training.strategies.held import HeldBytes, zero_bytes
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 GOOD_STEPS = 2000
 """fp16: the scale of the loss doubles after so many, as torch's GradScaler does it."""
-BUCKET_ELEMENTS = 50_000_000
-"""Gradients exchanged at once; DeepSpeed's default of 5e8 reserves 2 GB."""
 
 
 class ZeroStrategy:
@@ -63,7 +62,7 @@ class ZeroStrategy:
             model=model,
             optimizer=make_adamw(model, train),
             mpu=mpu,
-            config=deepspeed_config(train),
+            config=deepspeed_config(train, [each.numel() for each in model.parameters() if each.requires_grad]),
             dist_init_required=False,
         )
         self._disk: DiskStates | None = None
@@ -120,13 +119,25 @@ class ZeroStrategy:
             self._engine.skipped_steps = int(skipped)
 
     def full_state_dict(self) -> dict[str, torch.Tensor] | None:
-        module = self._engine.module
         if self._stage < 3:
-            return whole_state(module, self._shards, self._world)
+            return whole_state(self._engine.module, self._shards, self._world)
+        return self._gathered_state()
+
+    def _gathered_state(self) -> dict[str, torch.Tensor] | None:
+        """One parameter after the other: never are all of them whole beside their copies."""
         import deepspeed
 
-        with deepspeed.zero.GatheredParameters(list(module.parameters())):
-            return whole_state(module, self._shards, self._world)
+        found: dict[str, torch.Tensor] = {}
+        first: dict[int, str] = {}  # tied weights have several names
+        for name, tensor in self._engine.module.state_dict(keep_vars=True).items():
+            if first.setdefault(id(tensor), name) != name:
+                found |= {name: found[first[id(tensor)]]} if self._world.is_first else {}
+                continue
+            with deepspeed.zero.GatheredParameters([tensor] if hasattr(tensor, "ds_id") else []):
+                whole = tensor.detach() if self._world.data_rank else self._shards.whole(name, tensor.detach())
+                if self._world.is_first:
+                    found[name] = whole.to("cpu", copy=True)
+        return found if self._world.is_first else None
 
 
 class Mpu:
@@ -161,8 +172,13 @@ class Mpu:
     get_tensor_model_parallel_group = get_model_parallel_group
 
 
-def deepspeed_config(train: TrainSpec) -> dict[str, Any]:
-    """The engine's settings. Gradient clipping is always given: DeepSpeed 0.19 clips at 1.0 when it is left out."""
+def deepspeed_config(train: TrainSpec, trained: Sequence[int]) -> dict[str, Any]:
+    """The engine's settings. Gradient clipping is always given: DeepSpeed 0.19 clips at 1.0 when it is left out.
+
+    Args:
+        trained: sizes of the tensors that this rank computes gradients of.
+    """
+    bucket = zero_bucket(train.parallel.zero, sum(trained), max(trained, default=0))
     return {
         "train_batch_size": train.batch_size,
         "train_micro_batch_size_per_gpu": train.rows_per_pass,
@@ -171,11 +187,12 @@ def deepspeed_config(train: TrainSpec) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {
             "stage": train.parallel.zero,
-            "reduce_bucket_size": BUCKET_ELEMENTS,
-            "allgather_bucket_size": BUCKET_ELEMENTS,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
             "overlap_comm": False,
             "contiguous_gradients": True,
             "stage3_param_persistence_threshold": 0,
+            "stage3_prefetch_bucket_size": bucket,
             **offload_settings(train.parallel, on_gpu=train.resources_per_worker.GPU > 0),
         },
         "zero_force_ds_cpu_optimizer": False,
