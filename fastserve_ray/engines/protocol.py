@@ -125,6 +125,8 @@ class GenerateRequest:
     """Requests with a larger one are served first, whatever the policy."""
     share_key: str = ""
     """Whose share of the engine it uses, for the policy "fair"; a user's or tenant's name."""
+    share_weight: float = 1.0
+    """Of ``share_key``, against the weights of others, unless the engine's own settings name another."""
     expected_tokens: int | None = None
     """How long the completion will be, where the caller knows or predicts it, for the policy "srpt"."""
 

@@ -16,7 +16,7 @@ from fastserve_ray.serve.auth.access import Access
 from fastserve_ray.serve.embedding import EmbedReplica
 from fastserve_ray.serve.gateway import ServedModel
 from fastserve_ray.serve.ingress import Ingress
-from fastserve_ray.serve.quota.keeper import QuotaLedger
+from fastserve_ray.serve.quota.deployment import QuotaLedger
 from fastserve_ray.serve.replica import ClassifyReplica, GenerateReplica
 from fastserve_ray.serve.routing import ROUTERS
 from fastserve_ray.serve.stored import weight_servers, with_store
@@ -39,6 +39,8 @@ FAIR = "fair"
 """The engine's policy of equal or weighted shares."""
 INGRESS_MAX_ONGOING_REQUESTS = 10_000
 """The ingress never holds a request back: the limit that users set is the one of the model's queue."""
+CONTROL_CALLS = 2
+"""Places of a replica beyond those that a gate fills: what the ingress itself asks of it must not wait for a place."""
 SHUTDOWN_POLL_S = 0.2
 """How often a replica that stops looks whether its requests have ended; Serve's default adds two seconds."""
 HEALTH_CHECK_PERIOD_S = 2.0
@@ -79,7 +81,10 @@ def build_app(targets: Sequence[ServeTarget], access: Access | None = None, *, s
     created = int(time.time())
     access = access or Access()
     models = [served_model(target, created, access) for target in targets]
-    handles = [_model_deployment(target, surge_percent) for target in targets]
+    handles = [
+        _model_deployment(target, surge_percent, has_gate=model.has_fair_queue)
+        for target, model in zip(targets, models, strict=True)
+    ]
     ingress = serve.deployment(
         Ingress,
         name="ingress",
@@ -96,16 +101,14 @@ def build_app(targets: Sequence[ServeTarget], access: Access | None = None, *, s
         models,
         *handles,
         access=access,
-        ledger=_ledger(access),
+        ledger=None if access.keys is None else _ledger(targets[0].name),
         application=targets[0].spec.application,
         contents=(tuple(targets), access),
     )
 
 
-def _ledger(access: Access) -> Application | None:
+def _ledger(application: str) -> Application:
     """One for the application, however many processes answer HTTP."""
-    if access.keys is None:
-        return None
     deployment = serve.deployment(
         QuotaLedger,
         name="quota",
@@ -114,9 +117,8 @@ def _ledger(access: Access) -> Application | None:
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
         logging_config=QUIET,
     )
-    digest = hashlib.sha256(repr(access.keys).encode()).hexdigest()[:16]
-    deployment._version = f"{__version__}-{digest}"  # with the same keys it goes on, and counts go on
-    return deployment.bind(access.keys)
+    deployment._version = f"{__version__}-quota"  # it goes on in new versions of the application
+    return deployment.bind(application)
 
 
 def served_model(target: ServeTarget, created: int, access: Access) -> ServedModel:
@@ -136,7 +138,7 @@ def served_model(target: ServeTarget, created: int, access: Access) -> ServedMod
     )
 
 
-def _model_deployment(target: ServeTarget, surge_percent: int) -> Application:
+def _model_deployment(target: ServeTarget, surge_percent: int, *, has_gate: bool) -> Application:
     spec = target.spec
     source = with_store(target.source, spec)
     deployment = serve.deployment(
@@ -144,7 +146,7 @@ def _model_deployment(target: ServeTarget, surge_percent: int) -> Application:
         name=deployment_name(target.name),
         ray_actor_options=replica_resources(spec),
         **shard_bundles(spec),
-        max_ongoing_requests=spec.max_ongoing_requests,
+        max_ongoing_requests=spec.max_ongoing_requests + (CONTROL_CALLS if has_gate else 0),
         max_queued_requests=spec.max_queued_requests,
         max_surge_percent=surge_percent,
         graceful_shutdown_timeout_s=spec.request_timeout_s,

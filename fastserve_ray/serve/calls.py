@@ -32,6 +32,7 @@ class GenerateCall:
     """``max_tokens`` in it is not used."""
     priority: int = 0
     share_key: str = ""
+    share_weight: float = 1.0
     work: ExpectedWork | None = None
     """What the gateway expects of it, for routers and for the replica's account of its load."""
     max_prompt_tokens: int | None = None
@@ -153,6 +154,16 @@ class Classified:
     predictions: tuple[Prediction, ...]
     num_tokens: int
     labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GateLoad:
+    """What waits at the gate of a process that answers HTTP."""
+
+    sender: str
+    """That process."""
+    num_tokens: float
+    """One replica's part of it."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from fastserve_ray.serve.app import QUIET, ServeTarget, build_app
 from fastserve_ray.serve.auth.access import access_of
 from fastserve_ray.serve.causes import cause_of
 from fastserve_ray.serve.client import Sample, is_ready, sample_request
+from fastserve_ray.serve.quota.deployment import forget_state
 from fastserve_ray.serve.source import ModelSource
 from fastserve_ray.serve.start import check_placement, ensure_ray, ensure_serve, stop_serve
 from fastserve_ray.serve.targets import all_targets, check_room, surge_percent, with_version
@@ -140,7 +141,10 @@ def deploy(
             url, owns_serve = ensure_serve(spec)
             say("loading the model")
             old = _contents(name)
-            if _state(name)[0] in (None, "RUNNING"):  # after a failure all begin anew
+            state = _state(name)[0]
+            if state is None:
+                forget_state(name)
+            if state in (None, "RUNNING"):  # after a failure all begin anew
                 targets = [with_version(target) for target in targets]
             _run(targets, access)
         _wait(name, url, spec, say)

@@ -21,7 +21,7 @@ from fastserve_ray.serve.wire.embeddings import EmbeddingAnswer, EmbeddingItem
 
 if TYPE_CHECKING:
     from fastserve_ray.engines.protocol import EmbeddingEngine
-    from fastserve_ray.serve.calls import EmbedCall
+    from fastserve_ray.serve.calls import EmbedCall, GateLoad
     from fastserve_ray.serve.failures import Failure
     from fastserve_ray.serve.source import ModelSource
     from fastserve_ray.spec.serve import EngineSpec
@@ -62,9 +62,10 @@ class EmbedReplica:
         kept = tuple(shortened(vector.data, call.dimensions) for vector in vectors)
         return Embedded(kept, sum(map(len, rows)))
 
-    async def status(self) -> ReplicaStatus:
+    async def status(self, load: GateLoad | None = None) -> ReplicaStatus:
         from fastserve_ray.serve.replica import replica_id
 
+        self._ledger.note(load)
         waiting = self._batches.num_waiting
         return ReplicaStatus(
             replica_id(),
@@ -76,7 +77,7 @@ class EmbedReplica:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Ray Serve, for `autoscaling.OutstandingTokens`."""
-        return {METRIC: self._ledger.num_tokens}
+        return {METRIC: self._ledger.num_tokens + self._ledger.num_waiting_tokens}
 
 
 def read_rows(call: EmbedCall, engine: EmbeddingEngine) -> list[tuple[int, ...]]:

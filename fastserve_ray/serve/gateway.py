@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ray.exceptions import RayActorError, RayError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
-from fastserve_ray.serve.calls import Frame, GenerateCall
+from fastserve_ray.serve.calls import Frame, GateLoad, GenerateCall, ReplicaStatus
 from fastserve_ray.serve.failures import (
     OVERLOADED,
     Failure,
@@ -31,13 +31,12 @@ from fastserve_ray.serve.failures import (
 )
 from fastserve_ray.serve.quota.admission import Admission
 from fastserve_ray.serve.retries import Tries
-from fastserve_ray.serve.routing.work import WorkEstimate
+from fastserve_ray.serve.routing.work import SENDER, WorkEstimate, rough_work
 from fastserve_ray.spec.access import LimitsSpec, RequestLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from fastserve_ray.serve.calls import ReplicaStatus
     from fastserve_ray.serve.quota.admission import Ticket
     from fastserve_ray.serve.quota.gate import Gate
     from fastserve_ray.spec.model import TaskName
@@ -54,7 +53,7 @@ STREAMED: dict[str, Any] = {
 }
 """How frames travel: over Serve's gRPC, where an item costs half of what it costs as a Ray object."""
 LOOK_AGAIN_S = 2.0
-"""How old the count of replicas may be by which requests are let through."""
+"""How old the count of replicas may be by which requests are let through, and what they know of those that wait."""
 STATUS_TIMEOUT_S = 2.0
 """A replica that does not tell its status in this time is left out."""
 ZERO_TIMEOUT_S = 0.5
@@ -109,7 +108,7 @@ class Gateway:
         self._estimates: defaultdict[str, WorkEstimate] = defaultdict(WorkEstimate)
         self._look_again: defaultdict[str, float] = defaultdict(float)
         """By model, when its replicas are to be counted again, on the event loop's clock."""
-        self._looking: set[asyncio.Task[None]] = set()
+        self._looking: dict[str, asyncio.Task[None]] = {}
         self._answered: set[str] = set()
         """Models of which a replica has been seen."""
 
@@ -133,8 +132,8 @@ class Gateway:
         Raises:
             RequestFailed: any failure.
         """
-        self._keep_gate_wide(model)
-        with await self.admission.admit(model, argument) as ticket:
+        self._look_after_gate(model)
+        with await self.admission.admit(model, argument, self._expected_tokens(model, argument)) as ticket:
             answer = await self._answer(model, method, ticket)
             ticket.note(answer)
             if isinstance(argument, GenerateCall) and isinstance(answer, Frame):
@@ -172,8 +171,8 @@ class Gateway:
         Raises:
             RequestFailed: any failure, before or between frames.
         """
-        self._keep_gate_wide(model)
-        with await self.admission.admit(model, call) as ticket:
+        self._look_after_gate(model)
+        with await self.admission.admit(model, call, self._expected_tokens(model, call)) as ticket:
             async with contextlib.aclosing(self._frames(model, ticket)) as frames:
                 last = None
                 async for last in frames:
@@ -237,20 +236,35 @@ class Gateway:
         num_ahead = self.admission.num_in_flight(model.name) - 1
         return dataclasses.replace(failure, retry_after_s=self.admission.retry_after_s(model.name, num_ahead))
 
-    def _keep_gate_wide(self, model: ServedModel) -> None:
-        """Let the gate know how many replicas there are; every `LOOK_AGAIN_S` while requests come."""
+    def _expected_tokens(self, model: ServedModel, call: object) -> float:
+        if isinstance(call, GenerateCall):
+            work = self._estimates[model.name].expect(call)
+        else:
+            work = rough_work(getattr(call, "texts", ()))
+        return work.num_prompt_tokens + work.num_completion_tokens
+
+    def _look_after_gate(self, model: ServedModel) -> None:
+        """Let the gate know how many replicas there are, and the replicas what waits; every `LOOK_AGAIN_S` while
+        requests come or wait."""
         gate, now = self.admission.gate(model), asyncio.get_running_loop().time()
-        if gate is None or now < self._look_again[model.name]:
+        if gate is None or now < self._look_again[model.name] or model.name in self._looking:
             return
         self._look_again[model.name] = now + LOOK_AGAIN_S
-        task = asyncio.create_task(self._resize(gate, model))
-        self._looking.add(task)
-        task.add_done_callback(self._looking.discard)
+        self._looking[model.name] = task = asyncio.create_task(self._look(gate, model))
+        task.add_done_callback(lambda _: self._looking.pop(model.name))
 
-    async def _resize(self, gate: Gate, model: ServedModel) -> None:
-        num_replicas = len(await self.statuses(model))
-        if num_replicas:
-            gate.resize(num_replicas * model.max_ongoing_requests)
+    async def _look(self, gate: Gate, model: ServedModel) -> None:
+        num_replicas = max(1, gate.limit // model.max_ongoing_requests)
+        while True:
+            num_tokens = gate.num_waiting_tokens
+            load = GateLoad(SENDER, num_tokens / num_replicas)
+            found = await self._ask(model, STATUS_TIMEOUT_S, load)
+            if found:
+                num_replicas = len(found)
+                gate.resize(num_replicas * model.max_ongoing_requests)
+            if not num_tokens:
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def is_at_zero(self, model: ServedModel) -> bool | None:
         """Whether the model has no replica as it may; None when it has none and should.
@@ -268,11 +282,13 @@ class Gateway:
         """What each running replica says of itself; empty when there is none."""
         return await self._ask(model, STATUS_TIMEOUT_S) or []
 
-    async def _ask(self, model: ServedModel, timeout_s: float) -> list[ReplicaStatus] | None:
+    async def _ask(
+        self, model: ServedModel, timeout_s: float, load: GateLoad | None = None
+    ) -> list[ReplicaStatus] | None:
         """None when the time is up."""
         try:
             async with asyncio.timeout(timeout_s):
-                broadcast = self._handles[model.name].broadcast("status")
+                broadcast = self._handles[model.name].broadcast("status", load)
                 found: list[ReplicaStatus] = await broadcast.results_async(timeout_s=timeout_s)
         except TimeoutError:
             return None

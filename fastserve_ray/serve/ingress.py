@@ -46,7 +46,7 @@ class Ingress:
         self._contents = contents
         names = [model.name for model in models]
         self._access = access or Access()
-        keeper = None if ledger is None else SharedKeeper(ledger, self._access.keys or ())
+        keeper = None if ledger is None else SharedKeeper(ledger)
         for handle in handles:
             handle._init(_run_router_in_separate_loop=False)  # with fewer changes of thread; Serve has no public way
         self._gateway = Gateway(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastserve_ray.serve.calls import GateLoad
     from fastserve_ray.serve.routing.work import ExpectedWork
 
-SENDER_MEMORY_S = 60.0
-"""A sender that sent nothing for so long counts as gone."""
+WAITING_LIFETIME_S = 10.0
+"""After that what waits in a process that has told nothing more counts as gone."""
 
 
 class Entry:
@@ -48,32 +49,41 @@ class Ledger:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._open: set[Entry] = set()
-        self._last_seen: dict[str, float] = {}
+        self._waiting: dict[str, tuple[float, float]] = {}
+        """By sender, when it was told and how many tokens."""
 
     def begin(self, work: ExpectedWork) -> Entry:
         entry = Entry(work)
         self._open.add(entry)
-        self._last_seen[work.sender] = self._clock()
         return entry
 
     def end(self, entry: Entry) -> None:
         self._open.discard(entry)
+
+    def note(self, load: GateLoad | None) -> None:
+        """What waits at a gate now; it replaces what the same sender has told before."""
+        if load is not None:
+            self._waiting[load.sender] = self._clock(), load.num_tokens
 
     @property
     def num_tokens(self) -> float:
         """Outstanding."""
         return sum(entry.num_tokens for entry in self._open)
 
+    @property
+    def num_waiting_tokens(self) -> float:
+        """Of calls that were not sent yet."""
+        oldest = self._clock() - WAITING_LIFETIME_S
+        self._waiting = {sender: told for sender, told in self._waiting.items() if told[0] > oldest and told[1] > 0}
+        return sum(num_tokens for _, num_tokens in self._waiting.values())
+
     def report(self, cache_tokens: int | None) -> dict[str, object]:
-        """For routers, as `policy.Report` reads it. A single sender knows what it has sent: it is told nothing new, so
-        that Serve has nothing to pass on."""
-        now = self._clock()
-        busy = {entry.sender for entry in self._open}
-        recent = {sender: at for sender, at in self._last_seen.items() if sender in busy or now - at < SENDER_MEMORY_S}
-        self._last_seen = recent
-        if len(recent) < 2:
+        """For routers, as `policy.Report` reads it. It tells of a single sender, too: a router in another process that
+        has sent nothing here yet is just the one that does not know. Without work it is the same from one time to the
+        next, so that Serve has nothing to pass on."""
+        if not self._open:
             return {"cache_tokens": cache_tokens}
         outstanding: defaultdict[str, float] = defaultdict(float)
         for entry in self._open:
             outstanding[entry.sender] += entry.num_tokens
-        return {"outstanding": dict(outstanding), "cache_tokens": cache_tokens, "at": now}
+        return {"outstanding": dict(outstanding), "cache_tokens": cache_tokens, "at": self._clock()}

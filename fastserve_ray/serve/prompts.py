@@ -55,6 +55,7 @@ def build_requests(call: GenerateCall, tokenizer: Any, max_model_len: int) -> li
                 dataclasses.replace(call.sampling, max_tokens=limit),
                 priority=call.priority,
                 share_key=call.share_key,
+                share_weight=call.share_weight,
             )
         )
     return requests

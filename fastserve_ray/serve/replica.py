@@ -18,6 +18,7 @@ from fastserve_ray.serve.calls import (
     ClassifyCall,
     DetokenizeCall,
     Frame,
+    GateLoad,
     GenerateCall,
     ReplicaStatus,
     ScoredToken,
@@ -117,7 +118,8 @@ class GenerateReplica:
             texts = tuple(ScoredToken(self._spelling.data(token), 0.0).text for token in ids)
         return Tokenized(ids, texts, self._engine.max_model_len)
 
-    async def status(self) -> ReplicaStatus:
+    async def status(self, load: GateLoad | None = None) -> ReplicaStatus:
+        self._ledger.note(load)
         stats = self._engine.stats()
         return ReplicaStatus(
             replica=replica_id(),
@@ -140,7 +142,7 @@ class GenerateReplica:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Ray Serve, for `autoscaling.OutstandingTokens`."""
-        return {METRIC: self._ledger.num_tokens}
+        return {METRIC: self._ledger.num_tokens + self._ledger.num_waiting_tokens}
 
     async def check_health(self) -> None:
         """Called by Ray Serve, which replaces the replica when this raises."""
@@ -243,14 +245,15 @@ class ClassifyReplica:
             self._ledger.end(entry)
         return Classified(tuple(predictions), num_tokens, self._engine.labels)
 
-    async def status(self) -> ReplicaStatus:
+    async def status(self, load: GateLoad | None = None) -> ReplicaStatus:
+        self._ledger.note(load)
         waiting = self._batches.num_waiting
         running = max(self._num_calls - waiting, 0)
         return ReplicaStatus(replica_id(), running, waiting, start_seconds=self._start.phases())
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Called by Ray Serve, for `autoscaling.OutstandingTokens`."""
-        return {METRIC: self._ledger.num_tokens}
+        return {METRIC: self._ledger.num_tokens + self._ledger.num_waiting_tokens}
 
 
 def import_libraries(spec: EngineSpec) -> None:

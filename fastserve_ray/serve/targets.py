@@ -90,12 +90,11 @@ def further_targets(spec: ServeSpec, storage: str | None) -> list[ServeTarget]:
 
 
 def with_shares(target: ServeTarget, access: Access) -> ServeTarget:
-    """With API keys the engine's policy is fair by their weights, unless the user has chosen another."""
+    """With API keys the engine's policy is fair, unless the user has chosen another; weights come with the requests."""
     scheduler = target.spec.engine.scheduler
     if access.keys is None or ("policy" in scheduler.model_fields_set and scheduler.policy != FAIR):
         return target
-    weights = {key.name: key.weight for key in access.keys} | scheduler.weights
-    fair = scheduler.model_copy(update={"policy": FAIR, "weights": weights})
+    fair = scheduler.model_copy(update={"policy": FAIR})
     engine = target.spec.engine.model_copy(update={"scheduler": fair})
     return replace(target, spec=target.spec.model_copy(update={"engine": engine}))
 

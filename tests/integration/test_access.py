@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fastserve_ray.serve.dashboard import dashboard
 from fastserve_ray.serve.deploy import ServedApp, deploy
+from fastserve_ray.serve.quota.deployment import load_state
 from fastserve_ray.spec.access import AuthSpec, LimitsSpec
 from fastserve_ray.spec.keys import hash_of
 from fastserve_ray.spec.serve import ServeSpec
@@ -40,11 +41,16 @@ LONG: dict[str, Any] = {"model": "tiny", "prompt": "the cat", "max_tokens": 2000
 
 
 @pytest.fixture(scope="module")
-def guarded(ray_cluster: str, generator_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedApp]:
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("keys") / "keys.yaml"
     file.write_text(KEYS)
+    return file
+
+
+@pytest.fixture(scope="module")
+def guarded(ray_cluster: str, generator_folder: Path, keys_file: Path) -> Iterator[ServedApp]:
     limits = LimitsSpec(max_body_bytes=10_000, max_prompt_tokens=50, max_choices=3)
-    auth = AuthSpec(keys_file=str(file))
+    auth = AuthSpec(keys_file=str(keys_file))
     spec = ServeSpec(
         port=0, auth=auth, limits=limits, max_ongoing_requests=8, max_queued_requests=8, request_log="facts"
     )
@@ -242,3 +248,54 @@ async def test_a_key_that_floods_is_turned_away_and_another_is_served(guarded: S
         assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
         assert 1 <= int(response.headers["retry-after"]) <= 60
     wait_until(lambda: gauges(guarded)["fastserve_num_requests_running"] == 0, "the flood goes on without its clients")
+
+
+def status_of(served: ServedApp, key: str) -> int:
+    return httpx.get(f"{served.url}/v1/models", headers={"authorization": f"Bearer {key}"}).status_code
+
+
+def test_a_changed_file_of_keys_takes_effect_while_the_server_runs(guarded: ServedApp, keys_file: Path) -> None:
+    keys_file.write_text(KEYS + f"  - {{name: henry, sha256: {hash_of('henrys')}, tokens_per_minute: 5}}\n")
+    wait_until(lambda: status_of(guarded, "henrys") == 200, "a new key is known")
+    assert status_of(guarded, "alice's") == 200
+    with pytest.raises(openai.RateLimitError) as tokens:
+        complete(guarded, "henrys", max_tokens=90)
+    assert tokens.value.type == "tokens", "its limits came with it"
+    keys_file.write_text("keys: [this is wrong")
+    folder = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
+    wait_until(
+        lambda: any("the keys stay as they were" in file.read_text() for file in folder.glob("*ingress*")),
+        "the log says that the file is wrong",
+    )
+    assert status_of(guarded, "henrys") == 200
+    keys_file.write_text(KEYS)
+    wait_until(lambda: status_of(guarded, "henrys") == 401, "a key that was taken out is not known any more")
+    assert complete(guarded, "alice's").usage.completion_tokens == 4
+
+
+def test_quotas_and_usage_outlive_their_ledger(guarded: ServedApp) -> None:
+    def prompt_tokens() -> int:
+        answer = httpx.get(f"{guarded.url}/v1/usage", headers={"authorization": "Bearer alice's"})
+        return int(sum(row["prompt_tokens"] for row in answer.json()["data"] if row["key"] == "alice"))
+
+    def kept() -> int:
+        accounts = (load_state("tiny") or {"accounts": {}})["accounts"]
+        return sum(used["num_prompt_tokens"] for used in accounts.get("alice", {"used": []})["used"])
+
+    def ledgers() -> list[str]:
+        return [
+            actor["name"]
+            for actor in ray.util.list_named_actors(all_namespaces=True)
+            if actor["name"].startswith("SERVE_REPLICA::tiny#quota#")
+        ]
+
+    complete(guarded, "alice's")
+    wait_until(lambda: prompt_tokens() > 0, "the request is settled")
+    before = prompt_tokens()
+    wait_until(lambda: kept() == before, "it is kept")
+    (old,) = ledgers()
+    ray.kill(ray.get_actor(old, namespace="serve"))
+    wait_until(lambda: bool(ledgers()) and old not in ledgers(), "Serve has replaced it")
+    wait_until(lambda: prompt_tokens() == before, "the new one goes on where the old one was")
+    complete(guarded, "alice's")
+    wait_until(lambda: prompt_tokens() > before, "and counts on")

@@ -11,7 +11,7 @@ import ray
 from ray import serve
 
 from fastserve_ray.serve.app import QUIET, router_config
-from fastserve_ray.serve.calls import GenerateCall
+from fastserve_ray.serve.calls import GenerateCall, TokenizeCall
 from fastserve_ray.serve.ledger import Ledger
 from fastserve_ray.serve.routing.policy import STATS_KEY
 from fastserve_ray.serve.routing.work import ExpectedWork
@@ -109,6 +109,30 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+class Elsewhere:
+    """Another process with a handle of the deployment, and so with a router of its own."""
+
+    def __init__(self) -> None:
+        self._handle = serve.get_deployment_handle("named", "named")
+
+    async def name(self, call: GenerateCall | TokenizeCall) -> str:
+        return str(await self._handle.name.remote(call))
+
+    async def loads(self) -> dict[str, float]:
+        """By replica, what the router here knows of."""
+        policy = self._handle._router._asyncio_router.request_router._policy
+        names = [str(replica.unique_id) for replica in self._handle._router._asyncio_router.request_router._replicas]
+        return {name: policy.load(name, time.monotonic()) for name in names}
+
+
+@pytest.fixture
+def elsewhere(handle: Any) -> Iterator[Any]:
+    actor: Any = ray.remote(num_cpus=0)(Elsewhere).remote()
+    ray.get(actor.name.remote(TokenizeCall("x")))  # its router knows the replicas
+    yield actor
+    ray.kill(actor)
+
+
 def held(tally: Any) -> list[int]:
     counts: dict[str, int] = ray.get(tally.held.remote())
     return sorted(counts.values())
@@ -156,3 +180,21 @@ def test_calls_that_are_cancelled_leave_no_load(handle: Any, tally: Any) -> None
         left.cancel()
     wait_until_idle(handle)
     ray.get(tally.release.remote())
+
+
+def test_a_router_elsewhere_keeps_off_what_this_process_has_loaded(handle: Any, elsewhere: Any, tally: Any) -> None:
+    """It has sent nothing itself, so all that it knows is what the replica tells. By the hash of the prompt, which is
+    all that counts among idle replicas, it would choose the same one as this process."""
+    idle = f"shared {PROMPT}"
+    wait_until_idle(handle)
+    home = ray.get(elsewhere.name.remote(call(idle)))
+    busy = handle.hold.remote(call(idle, tokens=50_000.0))
+    wait_for(lambda: sum(held(tally)) == 1, "the call is in a replica")
+    wait_for(lambda: max(ray.get(elsewhere.loads.remote()).values()) >= 50_000, "the report has come")
+    (loaded,) = (name for name, load in ray.get(elsewhere.loads.remote()).items() if load >= 50_000)
+    assert loaded == home, "where the other process would have gone"
+    assert ray.get(elsewhere.name.remote(call(idle))) != home
+    ray.get(tally.release.remote())
+    assert answer(busy) == home
+    wait_for(lambda: not max(ray.get(elsewhere.loads.remote()).values()), "and that it has ended")
+    assert ray.get(elsewhere.name.remote(call(f"{idle} again"))) == home

@@ -15,7 +15,7 @@ from ray import serve
 from fastserve_ray.serve.app import deployment_name
 from fastserve_ray.serve.cold_start import PHASES
 from fastserve_ray.serve.deploy import ServedApp, deploy
-from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec
+from fastserve_ray.spec.serve import AutoscalingSpec, EngineSpec, SchedulerSpec, ServeSpec
 from tests.integration.served import CONTEXT
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def sleepy(ray_cluster: str, generator_folder: Path) -> Iterator[ServedApp]:
         metrics_interval_s=0.5,
         look_back_period_s=1.5,
     )
-    app = deploy(generator_folder, "text-generation", "sleepy", ServeSpec(port=0, autoscaling_config=scaling))
+    engine = EngineSpec(scheduler=SchedulerSpec(policy="fair"))  # so there is a gate
+    spec = ServeSpec(port=0, autoscaling_config=scaling, engine=engine, max_ongoing_requests=4)
+    app = deploy(generator_folder, "text-generation", "sleepy", spec)
     yield app
     app.shutdown()
 
@@ -120,4 +122,30 @@ def ask_until(app: ServedApp, enough: threading.Event) -> int:
             for _ in response.iter_bytes():
                 if enough.is_set():
                     break
+    return num_answered
+
+
+MANY: dict[str, Any] = {**SHORT, "prompt": [5] * 200, "max_tokens": 100}
+
+
+def test_what_waits_at_the_gate_scales_up(sleepy: ServedApp) -> None:
+    """Three of these requests are in the replica, with 900 tokens at most; a second one is started for the others."""
+    assert httpx.post(f"{sleepy.url}/v1/completions", json=SHORT, timeout=120).status_code == 200
+    wait_for(lambda: num_running() == 1, "one replica is up")
+    enough = threading.Event()
+    with ThreadPoolExecutor(40) as pool:
+        clients = [pool.submit(ask_whole_until, sleepy, enough) for _ in range(40)]
+        try:
+            wait_for(lambda: num_running() == 2, "a second replica is up")
+        finally:
+            enough.set()
+        assert all(client.result(timeout=60) for client in clients), "all are answered"
+
+
+def ask_whole_until(app: ServedApp, enough: threading.Event) -> int:
+    num_answered = 0
+    while not enough.is_set():
+        answer = httpx.post(f"{app.url}/v1/completions", json=MANY, timeout=120)
+        assert answer.status_code == 200, answer.text
+        num_answered += 1
     return num_answered

@@ -37,14 +37,20 @@ def refused(call: GenerateCall, template: str | None = None, max_model_len: int 
 def test_one_request_for_each_prompt_with_what_the_call_says() -> None:
     sampling = SamplingParams(seed=9, n=2)
     call = GenerateCall(
-        "id", prompts=("the cat", (5, 6, 7)), max_tokens=4, sampling=sampling, priority=3, share_key="ann"
+        "id",
+        prompts=("the cat", (5, 6, 7)),
+        max_tokens=4,
+        sampling=sampling,
+        priority=3,
+        share_key="ann",
+        share_weight=2.0,
     )
     first, second = build_requests(call, tokenizer(), 128)
     assert list(first.prompt_token_ids) == tokenizer()("the cat")["input_ids"]
     assert second.prompt_token_ids == (5, 6, 7)
     assert first.request_id != second.request_id
     assert (first.sampling.seed, first.sampling.n, first.sampling.max_tokens) == (9, 2, 4)
-    assert (first.priority, first.share_key) == (3, "ann")
+    assert (first.priority, first.share_key, first.share_weight) == (3, "ann", 2.0)
 
 
 def test_no_limit_means_the_rest_of_the_context() -> None:

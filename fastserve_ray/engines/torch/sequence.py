@@ -57,6 +57,7 @@ class Sequence:
         "sampler",
         "sampling",
         "share_key",
+        "share_weight",
         "siblings",
         "slots",
         "text",
@@ -82,6 +83,7 @@ class Sequence:
         self.sampling: SamplingParams = request.sampling
         self.priority = request.priority
         self.share_key = request.share_key
+        self.share_weight = request.share_weight
         self.expected_tokens = request.expected_tokens
         self.arrival = arrival
         self.arrived_at = arrived_at

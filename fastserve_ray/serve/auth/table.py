@@ -23,6 +23,10 @@ class KeyTable:
     """
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[ApiKey]) -> None:
+        """Other keys from now on; any thread may call it."""
         self._by_hash = {key.sha256: key for key in keys}
 
     def find(self, authorization: str | None) -> ApiKey:

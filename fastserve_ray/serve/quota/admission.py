@@ -18,6 +18,7 @@ from fastserve_ray.serve.quota.drain import Drain
 from fastserve_ray.serve.quota.gate import Gate, QueueFull
 from fastserve_ray.serve.quota.headers import limit_headers, rate_limited
 from fastserve_ray.serve.quota.keeper import LocalKeeper
+from fastserve_ray.serve.quota.ledger import allowance_of
 from fastserve_ray.serve.request_log import log_request
 
 if TYPE_CHECKING:
@@ -52,15 +53,18 @@ class Admission:
         """Of API keys, by name."""
         self.metrics: ServerMetrics | None = None
 
-    async def admit(self, model: ServedModel, call: Any) -> Ticket:
+    async def admit(self, model: ServedModel, call: Any, num_expected: float = 0.0) -> Ticket:
         """Let a call of the current caller in, when it is its turn.
+
+        Args:
+            num_expected: tokens that it will probably be, prompt and completion.
 
         Raises:
             RequestFailed: 403, the key may not ask this model; 400, it asks for more than is allowed; 429, the key has
                 used up what it may; 503, too many requests wait; 504, its time was over before its turn.
         """
         caller = current_caller()
-        ticket = Ticket(self, caller, model, call, estimate(call))
+        ticket = Ticket(self, caller, model, call, num_expected)
         try:
             check_model(caller.key, model.name)
             _check_size(call, model.limits)
@@ -76,7 +80,7 @@ class Admission:
         with ExitStack() as undo:
             self._num_in_flight[model, key] += 1
             undo.callback(self.leave, model, key)
-            verdict = await self.keeper.take(key, model, ticket.num_taken)
+            verdict = await self.keeper.take(key, model, ticket.num_taken, allowance_of(ticket.caller.key))
             ticket.caller.headers.update(limit_headers(verdict))
             if verdict.lacking is not None:
                 raise RequestFailed(rate_limited(key, verdict))
@@ -131,13 +135,17 @@ class Admission:
         if gate is None:
             return
         key, model = ticket.caller.key, ticket.model.name
-        weight = key.weight if key is not None else 1.0
         if key is not None:
             self._labels[key.name] = key.label
         start = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(ticket.deadline):
-                await gate.enter(ticket.share_key, weight=weight, cost=1.0 + ticket.num_taken)
+                await gate.enter(
+                    ticket.share_key,
+                    weight=ticket.share_weight,
+                    cost=1.0 + ticket.num_taken,
+                    num_tokens=ticket.num_expected,
+                )
         except QueueFull as full:
             now = asyncio.get_running_loop().time()
             seconds = self.drain(model, ticket.caller.name).retry_after_s(full.num_ahead, now)
@@ -163,13 +171,17 @@ class Admission:
 class Ticket:
     """A call that was let in; a context, at whose end its place is free and its tokens are settled."""
 
-    def __init__(self, admission: Admission, caller: Caller, model: ServedModel, call: Any, num_taken: int) -> None:
+    def __init__(
+        self, admission: Admission, caller: Caller, model: ServedModel, call: Any, num_expected: float
+    ) -> None:
         self._admission = admission
         self.caller = caller
         self.model = model
         self.call = call
-        self.num_taken = num_taken
-        """Tokens, by the estimate."""
+        self.num_taken = estimate(call)
+        """Tokens, by the estimate; the most that it may use."""
+        self.num_expected = num_expected
+        """Tokens that it will probably use."""
         clock = asyncio.get_running_loop().time
         self.deadline = caller.deadline(model.request_timeout_s, clock())
         """On the event loop's clock."""
@@ -184,6 +196,7 @@ class Ticket:
         return dataclasses.replace(
             self.call,
             share_key=self.share_key,
+            share_weight=self.share_weight,
             timeout_s=max(0.0, self.deadline - asyncio.get_running_loop().time()),
             max_prompt_tokens=self.model.limits.max_prompt_tokens,
         )
@@ -192,6 +205,10 @@ class Ticket:
     def share_key(self) -> str:
         """The key's name; without keys the user that the request names."""
         return self.caller.name or getattr(self.call, "share_key", "")
+
+    @property
+    def share_weight(self) -> float:
+        return self.caller.key.weight if self.caller.key is not None else 1.0
 
     @property
     def allowed_s(self) -> float:

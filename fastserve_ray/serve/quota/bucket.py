@@ -27,11 +27,12 @@ class Bucket:
 
     Args:
         limit: what it holds, and what flows in within a minute.
+        level: what it held at ``now``; default: all.
     """
 
-    def __init__(self, limit: int, now: float) -> None:
+    def __init__(self, limit: int, now: float, level: float | None = None) -> None:
         self.limit = limit
-        self._level = float(limit)
+        self._level = float(limit) if level is None else level
         self._at = now
 
     def wait(self, amount: float, now: float) -> float:
@@ -44,6 +45,15 @@ class Bucket:
         """A negative amount gives back."""
         self._level = min(float(self.limit), self._filled(now) - amount)
         self._at = now
+
+    def resize(self, limit: int, now: float) -> None:
+        """Another allowance from now on; what was used stays used."""
+        used = self.limit - self._filled(now)
+        self.limit, self._level, self._at = limit, limit - used, now
+
+    def level(self, now: float) -> float:
+        """What can be taken; negative: a debt."""
+        return self._filled(now)
 
     def left(self, now: float) -> Left:
         level = self._filled(now)

@@ -37,6 +37,7 @@ class _Turn:
     key: str
     cost: float
     """Over weight."""
+    num_tokens: float
     granted: asyncio.Future[None]
 
 
@@ -68,21 +69,35 @@ class Gate:
     def num_inside(self) -> int:
         return self._inside.total()
 
+    @property
+    def num_waiting_tokens(self) -> float:
+        """Of work that waits."""
+        return sum(turn.num_tokens for turns in self._waiting.values() for turn in turns)
+
     def waiting_by_key(self) -> dict[str, int]:
         return {key: len(turns) for key, turns in self._waiting.items()}
+
+    @property
+    def limit(self) -> int:
+        """Requests inside at once."""
+        return self._limit
 
     def resize(self, limit: int) -> None:
         """Replicas came or went."""
         self._limit = limit
         self._let_in()
 
-    async def enter(self, key: str, *, weight: float = 1.0, cost: float = 1.0) -> None:
+    async def enter(self, key: str, *, weight: float = 1.0, cost: float = 1.0, num_tokens: float = 0.0) -> None:
         """Wait for a place; it is kept until `leave`. A caller that is cancelled has none.
+
+        Args:
+            cost: what it uses of the key's share.
+            num_tokens: what it is expected to be, for whoever asks how much waits.
 
         Raises:
             QueueFull: this request is turned away.
         """
-        turn = _Turn(key, cost / weight, asyncio.get_running_loop().create_future())
+        turn = _Turn(key, cost / weight, num_tokens, asyncio.get_running_loop().create_future())
         self._weights[key] = weight
         if key not in self._waiting and not self._inside[key]:
             self._given[key] = max(self._given.get(key, 0.0), self._virtual)

@@ -12,10 +12,7 @@ from ray.serve.exceptions import RayServeException
 from fastserve_ray.serve.quota.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from fastserve_ray.serve.quota.ledger import Usage, Verdict
-    from fastserve_ray.spec.keys import ApiKey
+    from fastserve_ray.serve.quota.ledger import Allowance, Usage, Verdict
 
 logger = logging.getLogger("ray.serve")
 
@@ -27,7 +24,7 @@ AWAY = (RayError, RayServeException, TimeoutError)
 class Keeper(Protocol):
     """Asks the ledger; see `ledger.Ledger`."""
 
-    async def take(self, key: str, model: str, num_tokens: int) -> Verdict: ...
+    async def take(self, key: str, model: str, num_tokens: int, allowance: Allowance) -> Verdict: ...
 
     def settle(self, key: str, model: str, taken: int, num_prompt_tokens: int, num_completion_tokens: int) -> None:
         """Does not wait."""
@@ -39,11 +36,11 @@ class Keeper(Protocol):
 class LocalKeeper:
     """The ledger is here: right where one process answers HTTP."""
 
-    def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
-        self._ledger = Ledger(keys)
+    def __init__(self) -> None:
+        self._ledger = Ledger()
 
-    async def take(self, key: str, model: str, num_tokens: int) -> Verdict:
-        return self._ledger.take(key, model, num_tokens)
+    async def take(self, key: str, model: str, num_tokens: int, allowance: Allowance) -> Verdict:
+        return self._ledger.take(key, model, num_tokens, allowance)
 
     def settle(self, key: str, model: str, taken: int, num_prompt_tokens: int, num_completion_tokens: int) -> None:
         self._ledger.settle(key, model, taken, num_prompt_tokens, num_completion_tokens)
@@ -53,25 +50,25 @@ class LocalKeeper:
 
 
 class SharedKeeper:
-    """The ledger is a deployment of the application, `QuotaLedger`, so that a key's allowance is one, however many
-    processes answer HTTP.
+    """The ledger is a deployment of the application, `deployment.QuotaLedger`, so that a key's allowance is one,
+    however many processes answer HTTP.
 
     While it is away, each process lets in what a ledger of its own allows: so with k of them a key has at most k times
     its allowance until Serve has brought the deployment back, and nobody is refused for its absence.
     """
 
-    def __init__(self, handle: Any, keys: Iterable[ApiKey]) -> None:
+    def __init__(self, handle: Any) -> None:
         self._handle = handle
-        self._own = LocalKeeper(keys)
+        self._own = LocalKeeper()
         self._settling: set[asyncio.Task[None]] = set()
 
-    async def take(self, key: str, model: str, num_tokens: int) -> Verdict:
+    async def take(self, key: str, model: str, num_tokens: int, allowance: Allowance) -> Verdict:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                verdict: Verdict = await self._handle.take.remote(key, model, num_tokens)
+                verdict: Verdict = await self._handle.take.remote(key, model, num_tokens, allowance)
         except AWAY:
             logger.warning("the ledger of quotas is away; this process counts for itself")
-            return await self._own.take(key, model, num_tokens)
+            return await self._own.take(key, model, num_tokens, allowance)
         return verdict
 
     def settle(self, key: str, model: str, taken: int, num_prompt_tokens: int, num_completion_tokens: int) -> None:
@@ -93,21 +90,3 @@ class SharedKeeper:
         except AWAY:
             return await self._own.usage(key)
         return usage
-
-
-class QuotaLedger:
-    """The deployment; one replica, without torch."""
-
-    def __init__(self, keys: tuple[ApiKey, ...]) -> None:
-        self._ledger = Ledger(keys)
-
-    async def take(self, key: str, model: str, num_tokens: int) -> Verdict:
-        return self._ledger.take(key, model, num_tokens)
-
-    async def settle(
-        self, key: str, model: str, taken: int, num_prompt_tokens: int, num_completion_tokens: int
-    ) -> None:
-        self._ledger.settle(key, model, taken, num_prompt_tokens, num_completion_tokens)
-
-    async def usage(self, key: str | None) -> Usage:
-        return self._ledger.usage(key)

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.serve.quota.bucket import Bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from fastserve_ray.serve.quota.bucket import Left
     from fastserve_ray.spec.keys import ApiKey
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """Of one key, a minute; None: no limit. It comes with every request, so that a ledger need not know keys, and one
+    that has started anew counts right."""
+
+    requests: int | None = None
+    tokens: int | None = None
+
+
+def allowance_of(key: ApiKey | None) -> Allowance:
+    return Allowance() if key is None else Allowance(key.requests_per_minute, key.tokens_per_minute)
 
 
 @dataclass(frozen=True)
@@ -54,8 +67,8 @@ class Usage:
 
 @dataclass
 class _Account:
-    requests: Bucket | None
-    tokens: Bucket | None
+    requests: Bucket | None = None
+    tokens: Bucket | None = None
     used: dict[str, Used] = field(default_factory=dict)
     """By model."""
 
@@ -65,16 +78,20 @@ class Ledger:
 
     Args:
         clock: seconds, for the allowances.
+        wall: seconds since the epoch, for what is told and kept.
     """
 
-    def __init__(self, keys: Iterable[ApiKey] = (), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._since = time.time()
-        self._accounts = {key.name: self._open(key.requests_per_minute, key.tokens_per_minute) for key in keys}
+        self._wall = wall
+        self._since = wall()
+        self._accounts: dict[str, _Account] = {}
 
-    def take(self, key: str, model: str, num_tokens: int) -> Verdict:
+    def take(self, key: str, model: str, num_tokens: int, allowance: Allowance) -> Verdict:
         """Let a request in, if its key has one left and so many tokens, which are taken."""
         account, now = self._account(key), self._clock()
+        account.requests = _of_size(account.requests, allowance.requests, now)
+        account.tokens = _of_size(account.tokens, allowance.tokens, now)
         used = account.used.setdefault(model, Used(key, model))
         waits = [
             (bucket.wait(amount, now), name, amount)
@@ -102,14 +119,32 @@ class Ledger:
         names = list(self._accounts) if key is None else [key]
         return Usage(self._since, tuple(used for name in names for used in self._account(name).used.values()))
 
-    def _account(self, key: str) -> _Account:
-        return self._accounts.setdefault(key, _Account(None, None))
-
-    def _open(self, requests: int | None, tokens: int | None) -> _Account:
+    def state(self) -> dict[str, Any]:
+        """Plain values, for `restore`: levels of the buckets as of now."""
         now = self._clock()
-        return _Account(
-            None if requests is None else Bucket(requests, now), None if tokens is None else Bucket(tokens, now)
-        )
+        accounts = {
+            key: {
+                "requests": _saved(account.requests, now),
+                "tokens": _saved(account.tokens, now),
+                "used": [asdict(used) for used in account.used.values()],
+            }
+            for key, account in self._accounts.items()
+        }
+        return {"since": self._since, "at": self._wall(), "accounts": accounts}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave; allowances have refilled meanwhile."""
+        at = self._clock() - max(0.0, self._wall() - float(state["at"]))
+        self._since = float(state["since"])
+        for key, saved in state["accounts"].items():
+            self._accounts[key] = _Account(
+                _restored(saved["requests"], at),
+                _restored(saved["tokens"], at),
+                {used["model"]: Used(**used) for used in saved["used"]},
+            )
+
+    def _account(self, key: str) -> _Account:
+        return self._accounts.setdefault(key, _Account())
 
     @staticmethod
     def _charge(account: _Account, num_requests: int, num_tokens: int, now: float) -> None:
@@ -129,3 +164,22 @@ class Ledger:
             None if account.requests is None else account.requests.left(now),
             None if account.tokens is None else account.tokens.left(now),
         )
+
+
+def _of_size(bucket: Bucket | None, limit: int | None, now: float) -> Bucket | None:
+    """The bucket of a key whose allowance is now ``limit``."""
+    if limit is None:
+        return None
+    if bucket is None:
+        return Bucket(limit, now)
+    if bucket.limit != limit:
+        bucket.resize(limit, now)
+    return bucket
+
+
+def _saved(bucket: Bucket | None, now: float) -> list[float] | None:
+    return None if bucket is None else [bucket.limit, bucket.level(now)]
+
+
+def _restored(saved: list[float] | None, at: float) -> Bucket | None:
+    return None if saved is None else Bucket(int(saved[0]), at, saved[1])

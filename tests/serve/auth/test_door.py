@@ -13,7 +13,6 @@ from fastserve_ray.serve.auth.access import Access
 from fastserve_ray.serve.calls import Frame, GenerateCall, Piece
 from fastserve_ray.serve.gateway import Gateway, ServedModel
 from fastserve_ray.serve.quota.admission import Admission
-from fastserve_ray.serve.quota.keeper import LocalKeeper
 from fastserve_ray.spec.access import LimitsSpec
 from fastserve_ray.spec.keys import ApiKey, hash_of
 from tests.serve.test_api import FakeHandle, FakeResponse, error_of
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 BODY: dict[str, Any] = {"model": "m", "prompt": "p", "max_tokens": 2}
 DONE = Frame((Piece(0, "ab", "stop"),), 3, 2, 0.1)
 KEYS = (
-    ApiKey(name="alice", sha256=hash_of("alice's"), admin=True),
+    ApiKey(name="alice", sha256=hash_of("alice's"), admin=True, weight=2.0),
     ApiKey(name="bob", sha256=hash_of("bob's"), requests_per_minute=2, tokens_per_minute=1000),
     ApiKey(name="carol", sha256=hash_of("carol's"), models=("other",), max_concurrent_requests=1),
     ApiKey(name="dave", sha256=hash_of("dave's"), max_concurrent_requests=1),
@@ -53,7 +52,7 @@ def handle() -> Recorder:
 def client(handle: FakeHandle, keys: tuple[ApiKey, ...] | None = KEYS, **limits: Any) -> httpx.AsyncClient:
     spec = LimitsSpec(**limits)
     model = ServedModel("m", "text-generation", 0, request_timeout_s=5.0, limits=spec)
-    gateway = Gateway({"m": model}, {"m": handle}, Admission(LocalKeeper(keys or ())))
+    gateway = Gateway({"m": model}, {"m": handle}, Admission())
     app = build_api(gateway, access=Access(keys, spec.max_body_bytes))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test")
 
@@ -93,7 +92,9 @@ async def test_a_known_key_is_served_and_its_name_is_its_share(handle: Recorder)
         assert (await complete(http, "alice", stream=True)).text.endswith("data: [DONE]\n\n")
         for path in ("/health", "/version", "/openapi.json"):
             assert (await http.get(path)).status_code == 200
-    assert [call.share_key for call in handle.calls] == ["alice", "alice"]
+        assert (await complete(http, "bob")).status_code == 200
+    shares = [(call.share_key, call.share_weight) for call in handle.calls]
+    assert shares == [("alice", 2.0), ("alice", 2.0), ("bob", 1.0)]
 
 
 async def test_a_key_may_ask_its_models_only(handle: Recorder) -> None:

@@ -24,7 +24,7 @@ class Fair:
     """Serves keys in proportion to their weights, whatever each of them asks for.
 
     Args:
-        spec: ``weights`` by key, 1 for those not named; ``max_preemptions`` as for every policy.
+        spec: ``weights`` by key, those of their requests for keys not named; ``max_preemptions`` as for every policy.
         profile: the model's measured speed: service is seconds, so that a long prompt counts as what it costs.
     """
 
@@ -52,7 +52,7 @@ class Fair:
     def charge(self, job: Job, num_tokens: int, now: float) -> None:
         if job.share_key in self._counters:
             service = self._profile.service_seconds(num_tokens)
-            self._counters[job.share_key] += service / self._weights.get(job.share_key, 1.0)
+            self._counters[job.share_key] += service / self._weight(job)
 
     def remove(self, job: Job) -> None:
         self._bound.remove(job)
@@ -71,11 +71,14 @@ class Fair:
         for job in sorted(jobs, key=lambda job: (self._bound.turn(job) is None, job.arrival)):
             key = job.share_key
             turn = self._bound.turn(job)
-            step = ahead[key] * self._profile.decode_seconds / self._weights.get(key, 1.0)
+            step = ahead[key] * self._profile.decode_seconds / self._weight(job)
             ahead[key] += 1
             place = self._counters[key] + step if turn is None else turn
             ranks[job.request_id] = (-job.priority, int(turn is None), place, job.arrival)
         return sorted(jobs, key=lambda job: ranks[job.request_id])
+
+    def _weight(self, job: Job) -> float:
+        return self._weights.get(job.share_key, job.share_weight)
 
     def next_times(self, ordered: Sequence[JobT], now: float) -> list[float]:
         """Each after all before it have had a step."""

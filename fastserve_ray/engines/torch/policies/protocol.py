@@ -40,6 +40,11 @@ class Job(Protocol):
         ...
 
     @property
+    def share_weight(self) -> float:
+        """Of this share, as the request says."""
+        ...
+
+    @property
     def expected_tokens(self) -> int | None:
         """Length of the completion that the request gave or a predictor said."""
         ...

@@ -25,6 +25,7 @@ class FakeJob:
     arrived_at: float = 0.0
     priority: int = 0
     share_key: str = ""
+    share_weight: float = 1.0
     expected_tokens: int | None = None
     max_tokens: int = 1000
     num_prompt_tokens: int = 1

@@ -36,6 +36,16 @@ def test_a_key_gets_its_weight_however_many_jobs_it_has() -> None:
     assert serve_steps(fair, jobs, 40) == {"free": 10, "paid": 30}
 
 
+def test_a_weight_comes_with_the_request_where_the_settings_name_none() -> None:
+    fair = policy(weights={"named": 1.0})
+    jobs = added(
+        fair,
+        FakeJob("a", 0, share_key="named", share_weight=9.0),
+        FakeJob("b", 1, share_key="paid", share_weight=3.0),
+    )
+    assert serve_steps(fair, jobs, 40) == {"named": 10, "paid": 30}
+
+
 def test_a_prompt_counts_as_the_seconds_it_takes() -> None:
     fair = policy()
     prompt = added(fair, FakeJob("a", 0, share_key="long"), FakeJob("b", 1, share_key="short"))[0]
