@@ -4,7 +4,8 @@ The trace is Mooncake's synthetic one (FAST 2025), whose prompts are hashes of b
 
 - through four simulated engines at its real lengths and times: the engine's own scheduler and block pool, a GPU's
   seconds (see benchmarks/scheduling.py), and the routers' own code;
-- through four real Ray Serve replicas of a tiny model, with prompts divided by 32.
+- through four real Ray Serve replicas of a tiny model, with prompts divided by 32: the end of the trace, where prompts
+  have come before (of the first 400 requests one block in twenty has).
 
     python -m benchmarks.routing [--quick] [--traces FOLDER] [--simulate-only|--serve-only] [--requests N]
 """
@@ -57,14 +58,14 @@ def main() -> None:
         requests = load(traces, args.requests or (400 if args.quick else None))
         rows += _simulated(requests, (1.0,) if args.quick else SPEEDS)
     if not args.simulate_only:
-        rows += _served(load(traces, args.requests or (100 if args.quick else 400)))
+        rows += _served(load(traces)[-(args.requests or (100 if args.quick else 800)) :])
     report("routers, 4 replicas", rows, json_file=args.json)
 
 
 def _arguments() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--traces", type=Path, metavar="FOLDER", help="default: $FASTSERVE_SHARED/data/traces")
-    parser.add_argument("--requests", type=int, metavar="N", help="the first N of the trace")
+    parser.add_argument("--requests", type=int, metavar="N", help="the first N of the trace; for Serve the last N")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--simulate-only", action="store_true")
     only.add_argument("--serve-only", action="store_true")

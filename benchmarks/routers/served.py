@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +14,7 @@ from benchmarks.engine import SHAPES, tokenizer_for
 from benchmarks.routers.simulated import RoutedRun
 from fastserve_ray.engines.protocol import SamplingParams
 from fastserve_ray.serve.calls import Frame, GenerateCall
+from fastserve_ray.serve.replica import replica_id
 from fastserve_ray.serve.routing.hint import BLOCK_TOKENS
 from fastserve_ray.serve.routing.work import WorkEstimate
 
@@ -25,9 +27,11 @@ MAX_BLOCKS = 120
 """Of a prompt, of `BLOCK_TOKENS` each: the trace divided by 32, its longest prompts cut."""
 MAX_MODEL_LEN = (MAX_BLOCKS + 4) * BLOCK_TOKENS
 MAX_TOKENS = 16
-CACHE_TOKENS = 400_000 // 32
+CACHE_TOKENS = 1_000_000 // 32
 """Of each replica: as of the simulated machine, divided as the prompts are."""
 NUM_CLIENTS = 16
+LOOK_EVERY_S = 0.2
+"""How often replicas are asked what they have to do."""
 
 
 def save_model(folder: Path) -> Path:
@@ -39,7 +43,7 @@ def save_model(folder: Path) -> Path:
 
 
 def run(router: str, options: dict[str, Any], requests: Sequence[TraceRequest], num_replicas: int) -> RoutedRun:
-    """The first requests of the trace from `NUM_CLIENTS` clients, each with one request at a time."""
+    """``requests`` from `NUM_CLIENTS` clients, each with one request at a time."""
     from ray import serve
 
     from fastserve_ray.serve.app import router_config
@@ -60,26 +64,30 @@ def run(router: str, options: dict[str, Any], requests: Sequence[TraceRequest], 
         source = ModelSource(str(save_model(Path(folder))))
         handle = serve.run(deployment.bind(source, spec), name="bench", route_prefix=None)
         try:
-            found = asyncio.run(_drive(handle, requests))
+            found, outstanding = asyncio.run(_drive(handle, requests))
             counts = handle.broadcast("counts").results(timeout_s=60)
         finally:
             serve.delete("bench")
     prompts, hits = sum(one[0] for one in counts), sum(one[1] for one in counts)
-    return RoutedRun(found, hits / prompts, [one[0] - one[1] + one[2] for one in counts])
+    return RoutedRun(found, hits / prompts, [one[0] - one[1] + one[2] for one in counts], outstanding)
 
 
 def counting(replica: type) -> type:
-    """With a method that tells what the engine has counted."""
+    """With methods that tell what the engine has counted, and what the replica has to do."""
 
     class Counting(replica):
         async def counts(self) -> tuple[int, int, int]:
             stats = self._engine.stats()
             return stats.prompt_tokens, stats.prefix_hit_tokens, stats.num_generated_tokens
 
+        async def outstanding(self) -> tuple[str, float]:
+            return replica_id(), self._ledger.num_tokens
+
     return Counting
 
 
-async def _drive(handle: Any, requests: Sequence[TraceRequest]) -> list[float]:
+async def _drive(handle: Any, requests: Sequence[TraceRequest]) -> tuple[list[float], list[float]]:
+    """Times to first tokens; by replica, tokens outstanding on average."""
     to_come = iter(enumerate(requests))
     estimate, first_tokens = WorkEstimate(), []
 
@@ -87,8 +95,18 @@ async def _drive(handle: Any, requests: Sequence[TraceRequest]) -> list[float]:
         for number, request in to_come:
             first_tokens.append(await _ask(handle, _call(number, request), estimate))
 
+    sums: Counter[str] = Counter()
+    watch = asyncio.create_task(_watch(handle, sums))
     await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
-    return first_tokens
+    watch.cancel()
+    return first_tokens, list(sums.values())
+
+
+async def _watch(handle: Any, sums: Counter[str]) -> None:
+    while True:
+        for replica, tokens in await handle.broadcast("outstanding").results_async(timeout_s=60):
+            sums[replica] += tokens
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def _ask(handle: Any, call: GenerateCall, estimate: WorkEstimate) -> float:
