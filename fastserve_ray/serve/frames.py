@@ -3,7 +3,7 @@
 A frame costs processor time on its way through Serve: in the replica, the ingress and the proxy. So a replica with many
 streams sends fewer, larger frames: the time between two frames of a request grows with the streams in flight, and all
 frames together cost a bounded part of one core, until a reader would see the text come in jerks. The first frame of a
-request and its last are never held back.
+request and its last are never held back, nor any before the first one with text: that is what a reader waits for.
 
 The others are sent at the same moments, on a beat of the clock that all requests share: each process on the way then
 wakes once for all of them, and a frame costs a third of what it costs alone.
@@ -163,14 +163,18 @@ async def merge_streams(
         StreamFailed, FastServeError: a stream failed; the others are closed.
     """
     collector = _Collector(streams, num_prompt_tokens, num_choices, spell)
+    has_text = False
     try:
         while collector.num_open:
             if not await collector.has_arrived(heartbeat_s):
                 yield collector.heartbeat()
                 continue
             frame = collector.frame()
-            if frame is not None:
-                yield frame
+            if frame is None:
+                continue
+            yield frame
+            has_text = has_text or any(piece.text for piece in frame.pieces)
+            if has_text:
                 await _hold(collector, hold_seconds(num_streams_in_flight()))
         frame = collector.frame()
         if frame is not None:

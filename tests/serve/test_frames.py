@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastserve_ray.engines.protocol import FinishReason, GenerateDelta, TokenLogprob
+from fastserve_ray.serve import frames as frames_module
 from fastserve_ray.serve.calls import Frame, Piece, PlaceLogprobs, ScoredToken
 from fastserve_ray.serve.frames import (
     FRAME_COST_S,
@@ -27,7 +28,7 @@ closed: list[str] = []
 
 
 async def stream(
-    name: str, texts: str, *, pause: float = 0.0, finish: FinishReason = "stop"
+    name: str, texts: Sequence[str], *, pause: float = 0.0, finish: FinishReason = "stop"
 ) -> AsyncGenerator[GenerateDelta, None]:
     try:
         for number, text in enumerate(texts, start=1):
@@ -110,6 +111,22 @@ async def test_a_slow_stream_gives_signs_of_life() -> None:
     assert [piece.text for frame in told for piece in frame.pieces] == ["a", "b"]
     assert told[0].first_token_s is not None
     assert all(frame.num_completion_tokens <= told[-1].num_completion_tokens for frame in signs)
+
+
+async def test_nothing_is_held_back_before_there_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first tokens may be no whole character; a reader waits for the one that is."""
+    seen: list[str] = []
+    holds: list[str] = []
+
+    async def hold(*_: object) -> None:
+        holds.append("".join(seen))
+
+    monkeypatch.setattr(frames_module, "_hold", hold)
+    async for frame in merged(stream("a", ["", "", "a", "b", "c"], pause=0.005), in_flight=50):
+        seen += [piece.text for piece in frame.pieces]
+    assert "".join(seen) == "abc"
+    assert holds
+    assert "" not in holds
 
 
 @pytest.mark.parametrize("finish", ["error", "cancelled"])

@@ -6,6 +6,7 @@ Everything here runs on the one event loop of the handle's router, so nothing lo
 
 from __future__ import annotations
 
+import importlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from ray.serve.request_router import RequestRouter
 from fastserve_ray.serve.calls import GenerateCall
 from fastserve_ray.serve.routing.hint import RoutingHint, call_keys
 from fastserve_ray.serve.routing.policy import MAX_SKEW, SLACK_TOKENS, STATS_KEY, PrefixLoad, Report
-from fastserve_ray.serve.routing.work import SENDER, ExpectedWork
+from fastserve_ray.serve.routing.work import ExpectedWork
 
 if TYPE_CHECKING:
     from ray.serve.request_router import PendingRequest, ReplicaID, RunningReplica
@@ -33,8 +34,14 @@ class PrefixLoadRouter(RequestRouter):
     max_queue_len_response_deadline_s = 2 * PROBE_DEADLINE_S
 
     def initialize_state(self, max_skew: float = MAX_SKEW, slack_tokens: float = SLACK_TOKENS) -> None:
-        """Called by Serve with ``request_router_kwargs``."""
-        self._policy = PrefixLoad(SENDER, max_skew=max_skew, slack_tokens=slack_tokens)
+        """Called by Serve with ``request_router_kwargs``.
+
+        The sender's name must be of this process, as the calls that it sends have it. Serve pickles this module by
+        value: a name that is imported above would be that of the process that deployed, in every router alike, and each
+        would take what others sent for its own.
+        """
+        sender = importlib.import_module("fastserve_ray.serve.routing.work").SENDER
+        self._policy = PrefixLoad(sender, max_skew=max_skew, slack_tokens=slack_tokens)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
