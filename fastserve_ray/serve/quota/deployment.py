@@ -17,7 +17,7 @@ from ray.experimental import internal_kv
 from fastserve_ray.serve.quota.ledger import Ledger
 
 if TYPE_CHECKING:
-    from fastserve_ray.serve.quota.ledger import Allowance, Usage, Verdict
+    from fastserve_ray.serve.quota.ledger import Allowance, Usage, Used, Verdict
 
 logger = logging.getLogger("ray.serve")
 
@@ -47,6 +47,12 @@ class QuotaLedger:
         self, key: str, model: str, taken: int, num_prompt_tokens: int, num_completion_tokens: int
     ) -> None:
         self._ledger.settle(key, model, taken, num_prompt_tokens, num_completion_tokens)
+        self._note()
+
+    async def add(self, used: tuple[Used, ...]) -> None:
+        """What was used by requests that did not ask."""
+        for one in used:
+            self._ledger.add(one)
         self._note()
 
     async def usage(self, key: str | None) -> Usage:

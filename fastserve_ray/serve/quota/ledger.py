@@ -55,6 +55,13 @@ class Used:
     num_prompt_tokens: int = 0
     num_completion_tokens: int = 0
 
+    def add(self, more: Used) -> None:
+        """Of the same key and model."""
+        self.num_requests += more.num_requests
+        self.num_refused += more.num_refused
+        self.num_prompt_tokens += more.num_prompt_tokens
+        self.num_completion_tokens += more.num_completion_tokens
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -113,6 +120,10 @@ class Ledger:
         used.num_prompt_tokens += num_prompt_tokens
         used.num_completion_tokens += num_completion_tokens
         self._charge(account, 0, num_prompt_tokens + num_completion_tokens - taken, self._clock())
+
+    def add(self, used: Used) -> None:
+        """What requests of a key without limits have used."""
+        self._account(used.key).used.setdefault(used.model, Used(used.key, used.model)).add(used)
 
     def usage(self, key: str | None = None) -> Usage:
         """Of one key, or of all."""
