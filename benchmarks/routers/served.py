@@ -38,7 +38,9 @@ def save_model(folder: Path) -> Path:
     """A tiny model of random weights whose context takes the scaled trace."""
     shape = SHAPES[0]
     shape.build(MAX_MODEL_LEN).save_pretrained(folder)
-    tokenizer_for(shape.vocab_size).save_pretrained(folder)
+    tokenizer = tokenizer_for(shape.vocab_size)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    tokenizer.save_pretrained(folder)
     return folder
 
 
