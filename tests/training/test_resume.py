@@ -26,6 +26,10 @@ pytestmark = pytest.mark.slow
 SAVED, STEPS = 8, 16
 """Checkpoints are of the first step of the second epoch, and the last batch of that epoch has two rows."""
 STRATEGIES: dict[str, dict[str, Any]] = {"ddp": {}, "zero1": {"zero": 1}, "zero2": {"zero": 2}, "zero3": {"zero": 3}}
+DISK: dict[str, dict[str, Any]] = {
+    "zero2-disk": {"zero": 2, "offload": "nvme"},
+    "zero3-disk": {"zero": 3, "offload": "nvme"},
+}
 TENSOR: dict[str, dict[str, Any]] = {
     "tensor-zero3": {"tensor": 2, "workers": 2, "zero": 3},
     "tensor-pipeline": {"tensor": 2, "pipeline": 2, "workers": 1},
@@ -38,12 +42,13 @@ TO_TWO = [
     ("zero2", "zero1", "gpt2"),
     ("zero3", "zero2", "bert"),
     ("zero3", "ddp", "gpt2"),
+    ("zero3-disk", "zero1", "bert"),
     ("tensor-zero3", "zero1", "gpt2"),
     ("tensor-zero3", "zero3", "bert"),
 ]
 """Strategies before and after, from four workers to two, and the model."""
 FOUR = sorted({(before, family) for before, _, family in TO_TWO})
-FROM_ONE = ("ddp", "zero1", "zero2", "zero3")
+FROM_ONE = ("ddp", "zero1", "zero2", "zero3", "zero2-disk")
 """Strategies of two workers that go on from one."""
 TO_FOUR = [("one", "tensor-zero3"), ("one", "tensor-pipeline"), ("tensor-zero3-gpt2", "tensor-pipeline")]
 """Checkpoints of GPT-2, and strategies of four ranks that go on from them."""
@@ -67,6 +72,8 @@ class Runs:
 
 
 def job_of(root: Path, family: str, **parallel: Any) -> TrainJob:
+    if parallel.get("offload") == "nvme":
+        parallel["offload_folder"] = str(root / "disk")
     train = train_spec(max_steps=STEPS, checkpoint={"every_steps": SAVED}, max_grad_norm=0.5, **parallel)
     return TrainJob(model_spec(family), train, root / task_of(family))
 
@@ -95,7 +102,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     for task in ("text-generation", "text-classification"):
         write_dataset(root / task, task)
     losses = {f"whole-{family}": train_alone(root, family, save=True)[SAVED:] for family in FAMILIES}
-    spread = {name: {"workers": 4, **parallel} for name, parallel in (STRATEGIES | TENSOR).items()}
+    spread = {name: {"workers": 4, **parallel} for name, parallel in (STRATEGIES | DISK | TENSOR).items()}
     four = [Case(f"{name}-{family}", job_of(root, family, **spread[name]), saves=True) for name, family in FOUR]
     saved = {"one": root / "one-gpt2", "tensor-zero3-gpt2": root / "four" / "tensor-zero3-gpt2"}
     four += [
@@ -112,7 +119,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         for before, after, family in TO_TWO
     ]
     two += [
-        Case(f"one-{after}", job_of(root, "gpt2", workers=2, **STRATEGIES[after]), resume_from=root / "one-gpt2")
+        Case(
+            f"one-{after}", job_of(root, "gpt2", workers=2, **(STRATEGIES | DISK)[after]), resume_from=root / "one-gpt2"
+        )
         for after in FROM_ONE
     ]
     two.append(
