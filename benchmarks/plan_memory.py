@@ -120,6 +120,7 @@ CASES = (
     Case("gpt2, LoRA", gpt2(256, 6, 2000, **NO_DROPOUT), 128, 8, LORA),
     Case("llama, LoRA", llama(256, 6, 2000), 128, 8, LORA),
     Case("bert, LoRA", bert(256, 6, 2000), 128, 8, LORA),
+    Case("gpt2, wide, LoRA", gpt2(512, 4, 2000, **NO_DROPOUT), 64, 2, LORA),
     Case("llama, bf16", llama(256, 4, 2000), 128, 8, {"precision": "bf16"}),
     Case("gpt2, bf16", gpt2(256, 4, 2000, **NO_DROPOUT), 128, 8, {"precision": "bf16"}),
     Case("bert, bf16", bert(256, 4, 2000), 128, 8, {"precision": "bf16"}),

@@ -33,7 +33,7 @@ from fastserve_ray.plan.parameters import cut_architecture, largest_tensor, para
 from fastserve_ray.plan.peak import States, training_peak
 from fastserve_ray.plan.pipeline import heaviest_stage, stage_sizes, stage_states
 from fastserve_ray.plan.publishing import gathered_bytes
-from fastserve_ray.plan.trained import adapter_parameters
+from fastserve_ray.plan.trained import adapter_parameters, merged_parameters
 from fastserve_ray.plan.zero import Buffers, zero_buffers
 
 if TYPE_CHECKING:
@@ -196,6 +196,8 @@ def _buffers(
     assert size.num_parameters is not None
     held, on_gpu = _cut_parameters(size, train, task=task) + added, train.resources_per_worker.GPU > 0
     end = gathered_bytes(train, size.architecture, whole=size.num_parameters + added)
+    if train.adapter is not None and not on_gpu:
+        end += _WIDTH["fp32"] * merged_parameters(train.adapter, size.architecture)
     if zero == 0:
         return Buffers(always=states.gradients if workers > 1 else 0, end=end)
     buffers = zero_buffers(

@@ -39,6 +39,18 @@ def adapter_parameters(adapter: AdapterSpec, model: Architecture) -> int | None:
     return None
 
 
+def merged_parameters(adapter: AdapterSpec, model: Architecture) -> int:
+    """Of the matrices that are copied when the adapter is merged into them, and of what comes beside the copies: one
+    update of the largest; for IA3 all of them scaled."""
+    if isinstance(adapter, LoraAdapter | AdaLoraAdapter):
+        shapes = _shapes(model, adapter.target_modules or _LORA_TARGETS[model.family]) or []
+        sizes = [inputs * outputs for inputs, outputs in shapes]
+        return model.num_layers * sum(sizes) + max(sizes, default=0)
+    if isinstance(adapter, Ia3Adapter):
+        return 2 * model.num_layers * model.hidden_size * _ia3_width(model)
+    return 0
+
+
 def _low_rank(adapter: LoraAdapter | AdaLoraAdapter, model: Architecture) -> int | None:
     """Two factors for each layer; AdaLoRA has their singular values besides."""
     shapes = _shapes(model, adapter.target_modules or _LORA_TARGETS[model.family])

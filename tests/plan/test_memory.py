@@ -180,3 +180,23 @@ def test_an_adapter_has_the_gradients_of_its_own_parameters() -> None:
     other = estimate_memory(with_overrides(spec, {"train.adapter": {"kind": "my.module:Adapter"}}))[0]
     assert other.peak is None
     assert "adapter" in (other.reason or "")
+
+
+def test_the_end_of_a_run_can_need_the_most() -> None:
+    """Each of four tensor ranks holds a quarter of 16 bytes a parameter; worker 0 gathers 4 more."""
+    config = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 11008}
+    spec = with_overrides(spec_from_dict(full()), {"tune": None, "model.config": config, "train.batch_size": 2})
+    cut = with_overrides(spec, {"train.parallel": {"tensor": 4}, "train.gradient_accumulation_steps": 2})
+    (memory, *_) = estimate_memory(cut)
+    states = (memory.parameters or 0) + (memory.optimizer or 0)
+    whole = 4 * (memory.parameters or 0)
+    assert states + whole < (memory.peak or 0) < 1.05 * (states + whole)
+    on_gpu = with_overrides(cut, {"train.resources_per_worker": {"GPU": 1}})
+    assert (estimate_memory(on_gpu)[0].peak or 0) < states + whole, "the copies are in host memory"
+
+
+def test_tensor_ranks_share_what_lies_inside_the_layers() -> None:
+    spec = with_overrides(spec_from_dict(full()), {"tune": None, "train.parallel": {"workers": 1}})
+    whole = estimate_memory(spec)[0].activations or 0
+    cut = estimate_memory(with_overrides(spec, {"train.parallel": {"tensor": 2}}))[0].activations or 0
+    assert whole / 2 < cut < whole

@@ -27,6 +27,7 @@ CHOSEN = (
     "bert, checkpointing",
     "llama, bf16",
     "llama, LoRA",
+    "gpt2, wide, LoRA",
 )
 BY_NAME = {case.name: case for case in (*CASES, *WIDE)}
 SPREAD = [
