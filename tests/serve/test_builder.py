@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from ray.serve._private.build_app import build_app
 
 from fastserve_ray.artifacts.registry import Registry
 from fastserve_ray.errors import ArtifactError, ServeError, SpecError
 from fastserve_ray.plan.stages import plan_run
-from fastserve_ray.serve.app import ServeTarget
+from fastserve_ray.serve.app import ServeTarget, deployment_name
 from fastserve_ray.serve.auth.access import Access
 from fastserve_ray.serve.builder import build
 from fastserve_ray.serve.result import model_at, model_of
@@ -86,3 +87,18 @@ def test_only_what_is_verified_is_served(tmp_path: Path) -> None:
 def test_a_reference_that_nothing_answers_to_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError):
         build({"app": trained(tmp_path), "model": "artifact:train-0123456789abcdef"})
+
+
+def test_a_cluster_that_grows_starts_all_new_replicas_beside_the_old(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    types = {"head": {"resources": {"CPU": 2}}, "worker": {"resources": {"CPU": 4}, "max_workers": 2}}
+    app: dict[str, Any] = {
+        "name": "a",
+        "storage": str(tmp_path / "runs"),
+        "cluster": {"address": "auto", "head_node_type": "head", "available_node_types": types},
+        "model": {"base": str(tmp_path)},
+        "serve": {"models": {"b": {"base": str(tmp_path)}}},
+    }
+    built = build_app(build({"app": app}), name="a")
+    surges = {each.name: each._deployment_config.max_surge_percent for each in built.deployments}
+    assert surges == {deployment_name("a"): 100, deployment_name("b"): 100, "ingress": 100}
