@@ -29,7 +29,7 @@ def test_an_address_that_takes_jobs_is_not_joined() -> None:
     with pytest.raises(FastServeError, match="takes jobs") as caught:
         RayRuntime(ClusterSpec(address="http://head:8265")).start()
     assert caught.value.key == "cluster.address"
-    assert "ray job submit --address http://head:8265" in str(caught.value.hint)
+    assert "fastserve submit app.yaml --address http://head:8265" in str(caught.value.hint)
 
 
 def test_nodes_of_a_chart_and_of_the_docs_have_serves_environment() -> None:
