@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 Spell = Callable[[Sequence[TokenLogprob]], Iterable[PlaceLogprobs]]
 
-FRAME_COST_S = 0.0012
-"""Of processor time, in all processes that a frame passes with others."""
-FRAMES_SHARE = 0.08
+FRAME_COST_S = 0.0006
+"""Of processor time, in all processes that a frame passes with others; the client's is a tenth of it."""
+FRAMES_SHARE = 0.04
 """What the frames of one replica may cost, as a share of one core."""
 MAX_HOLD_S = 0.25
 """Between two frames of a request, however many streams there are."""
