@@ -34,6 +34,7 @@ from fastserve_ray.serve.calls import (
     Tokenized,
 )
 from fastserve_ray.serve.composition import Models, Starter, load_application
+from fastserve_ray.serve.early_body import FindsBody
 from fastserve_ray.serve.embedding import embedding_answer
 from fastserve_ray.serve.failures import (
     Failure,
@@ -99,6 +100,7 @@ def build_api(
     gateway.admission.metrics = metrics
     add_door(app, access or Access())
     app.add_middleware(Observed, metrics=metrics)
+    app.add_middleware(FindsBody)
     _add_error_handlers(app)
     _add_inference(app, inference)
     if composed is not None:

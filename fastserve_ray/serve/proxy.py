@@ -20,7 +20,9 @@ def middlewares() -> list[Middleware]:
     """For ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``."""
     from starlette.middleware import Middleware
 
-    return [Middleware(Completed)]
+    from fastserve_ray.serve.early_body import SendsBody
+
+    return [Middleware(Completed), Middleware(SendsBody)]
 
 
 class Completed:

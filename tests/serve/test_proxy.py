@@ -8,6 +8,7 @@ import httpx
 import pytest
 from ray._common.utils import import_attr
 
+from fastserve_ray.serve.early_body import SendsBody
 from fastserve_ray.serve.environment import ENVIRONMENT
 from fastserve_ray.serve.proxy import Completed
 
@@ -73,5 +74,5 @@ async def test_half_an_answer_is_not_made_a_whole_one() -> None:
 
 
 def test_serve_finds_it() -> None:
-    (middleware,) = import_attr(ENVIRONMENT["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"])()
-    assert middleware.cls is Completed
+    first, second = import_attr(ENVIRONMENT["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"])()
+    assert (first.cls, second.cls) == (Completed, SendsBody)
