@@ -67,6 +67,7 @@ class FakeHandle:
     def __init__(self, *items: Any) -> None:
         self._items = list(items)
         self.num_calls = 0
+        self.is_called = asyncio.Event()
 
     def options(self, **_: Any) -> FakeHandle:
         return self
@@ -76,6 +77,7 @@ class FakeHandle:
 
     def remote(self, _: object) -> FakeResponse:
         self.num_calls += 1
+        self.is_called.set()
         self.response = FakeResponse(self._next_items())
         return self.response
 
@@ -213,6 +215,7 @@ async def test_a_client_that_leaves_cancels_its_request(items: tuple[Any, ...]) 
     handle = FakeHandle(*items)
     async with client(handle) as http:
         task = asyncio.create_task(http.post("/v1/completions", json={**BODY, "stream": len(items) > 1}))
+        await asyncio.wait_for(handle.is_called.wait(), 60)
         await asyncio.sleep(0.05)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -101,6 +101,9 @@ class PrefixLoad:
         self._reports: dict[str, tuple[float, Report]] = {}
         self._reserved: dict[int, Assignment] = {}
         """By ticket: chosen, not sent yet."""
+        self._early: set[int] = set()
+        """Tickets of calls that have ended before it was told that they began: a quick answer comes with the word that
+        the call was accepted, and may be heard first."""
         self._running: defaultdict[tuple[str, str], list[Assignment]] = defaultdict(list)
         """By request id and replica; one request may make several calls."""
 
@@ -110,6 +113,7 @@ class PrefixLoad:
         """All of ``replicas``, best first. The best one is reserved, so that requests that are chosen for at the same
         time see each other; choosing again for the same ``ticket`` replaces that."""
         self._release(ticket)
+        self._early.discard(ticket)
         self._expire(now)
         ranking = self.rank(hint, replicas, now)
         best = ranking[0]
@@ -142,19 +146,22 @@ class PrefixLoad:
         self._release(ticket)
         num_cached = self._index.match(hint.keys).get(replica, 0)
         work = hint.num_missing_tokens(num_cached) + hint.num_completion_tokens
-        self._running[request_id, replica].append(Assignment(request_id, replica, work, now))
-        self._own[replica] += work
         self._served[replica] += work
         self._index.add(replica, hint.keys)
+        if ticket in self._early:
+            self._early.remove(ticket)
+            return
+        self._running[request_id, replica].append(Assignment(request_id, replica, work, now))
+        self._own[replica] += work
 
     def ended(self, request_id: str, replica: str) -> None:
         """A call of this request has ended in ``replica``, or was never accepted there."""
         running = self._running.get((request_id, replica))
         if not running:
-            for ticket, reserved in self._reserved.items():
-                if (reserved.request_id, reserved.replica) == (request_id, replica):
-                    self._release(ticket)
-                    return
+            own = [ticket for ticket, kept in self._reserved.items() if kept.request_id == request_id]
+            for ticket in sorted(own, key=lambda ticket: self._reserved[ticket].replica != replica)[:1]:
+                self._release(ticket)
+                self._early.add(ticket)
             return
         self._subtract(running.pop(0))
         if not running:

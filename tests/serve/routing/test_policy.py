@@ -130,6 +130,21 @@ def test_a_call_that_was_never_accepted_frees_its_place() -> None:
     assert policy.load(best, 0.0) == 0.0
 
 
+@pytest.mark.parametrize("routed", ["best", "next"])
+def test_a_call_whose_end_is_heard_before_its_begin_leaves_no_load(routed: str) -> None:
+    drive = Driver(PrefixLoad("me"))
+    ranking = drive.policy.choose(1, "r", hint(1, 2), FOUR, 0.0)
+    replica = ranking[0 if routed == "best" else 1].replica
+    drive.policy.ended("r", replica)
+    drive.policy.started(1, "r", replica, hint(1, 2), 0.0)
+    assert [drive.load(name) for name in FOUR] == [0.0] * 4
+    drive.policy.choose(1, "again", hint(1, 2), FOUR, 0.0)
+    drive.policy.started(1, "again", replica, hint(1, 2), 0.0)
+    assert drive.load(replica) == 40.0, "the completion: its prompt is in the cache"
+    drive.policy.ended("again", replica)
+    assert drive.load(replica) == 0.0
+
+
 def test_a_place_that_nobody_came_for_is_forgotten() -> None:
     policy = PrefixLoad("me")
     policy.choose(1, "r1", hint(1), FOUR, 0.0)
