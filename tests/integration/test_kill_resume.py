@@ -6,11 +6,12 @@ The driver is a process with an embedded Ray of its own, as a user starts it.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -145,41 +146,68 @@ def artifacts(root: Path) -> dict[str, dict[str, str]]:
     }
 
 
-def test_killed_in_every_stage_it_ends_like_an_uninterrupted_run(tmp_path: Path) -> None:
-    spec_file = tmp_path / "tiny.yaml"
-    spec_file.write_text(SPEC)
-    root = tmp_path / "killed"
-    history: Counter[str | None] = Counter()
-    for stage in STAGES:
-        events = kill_in(stage, spec_file, root)
+class Killed(NamedTuple):
+    """A run that was killed in data, tune and train, in this order."""
+
+    spec_file: Path
+    root: Path
+    finished: Counter[str | None]
+    """How often each stage was."""
+
+    def copied(self, folder: Path) -> Killed:
+        """Another to go on from."""
+        shutil.copytree(self.root, folder / "killed")
+        shutil.copy(self.spec_file, folder)
+        return Killed(folder / self.spec_file.name, folder / "killed", Counter(self.finished))
+
+    def kill_in(self, stage: str) -> None:
+        events = kill_in(stage, self.spec_file, self.root)
         assert stage not in finished(events), f"{stage} was over before the kill"
-        history.update(finished(events))
-    finish(spec_file, root)
-    last = sorted(Storage.open(str(root)).list_folders("runs"))[-1]
-    history.update(finished(events_of(root, last)))
-    assert history == Counter(STAGES), "every stage was finished exactly once"
-    assert resumed_steps(root), "training went on from a checkpoint"
-    finish(spec_file, tmp_path / "whole")
-    assert artifacts(root) == artifacts(tmp_path / "whole")
-    assert not list((root / ".work").iterdir())
-    assert Storage.open(str(root)).list_files("checkpoints") == []
+        self.finished.update(finished(events))
+
+    def finish(self) -> list[str | None]:
+        """Stages that are finished by the run that goes on."""
+        finish(self.spec_file, self.root)
+        last = sorted(Storage.open(str(self.root)).list_folders("runs"))[-1]
+        return finished(events_of(self.root, last))
 
 
-def test_a_file_with_other_workers_goes_on_where_the_run_was_killed(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "tiny.yaml").write_text(SPEC)
+    killed = Killed(folder / "tiny.yaml", folder / "storage", Counter())
+    for stage in STAGES[:3]:
+        killed.kill_in(stage)
+    return killed
+
+
+def test_killed_in_every_stage_it_ends_like_an_uninterrupted_run(killed: Killed, tmp_path: Path) -> None:
+    with start(killed.spec_file, tmp_path / "whole") as uninterrupted:
+        run = killed.copied(tmp_path)
+        for stage in STAGES[3:]:
+            run.kill_in(stage)
+        run.finished.update(run.finish())
+        code = uninterrupted.wait(timeout=SECONDS)
+    assert code == 0, (tmp_path / "whole.log").read_text()[-4000:]
+    assert run.finished == Counter(STAGES), "every stage was finished exactly once"
+    assert resumed_steps(run.root), "training went on from a checkpoint"
+    assert artifacts(run.root) == artifacts(tmp_path / "whole")
+    assert not list((run.root / ".work").iterdir())
+    assert Storage.open(str(run.root)).list_files("checkpoints") == []
+
+
+def test_a_file_with_other_workers_goes_on_where_the_run_was_killed(killed: Killed, tmp_path: Path) -> None:
     """Killed with two workers, started again with one: the search is not made again, and the model is that of a run
     that was never stopped."""
-    spec_file, root = tmp_path / "tiny.yaml", tmp_path / "killed"
-    spec_file.write_text(SPEC)
-    events = kill_in("train", spec_file, root)
-    assert "tune" in finished(events)
-    spec_file.write_text(SPEC.replace("parallel: {workers: 2}", "parallel: {workers: 1}"))
-    finish(spec_file, root)
-    last = sorted(Storage.open(str(root)).list_folders("runs"))[-1]
-    assert "tune" not in finished(events_of(root, last))
-    assert resumed_steps(root), "training went on from a checkpoint"
-    assert Storage.open(str(root)).list_files("checkpoints") == []
-    losses = train_losses(root, last)
-    whole = train_alone(root)
+    run = killed.copied(tmp_path)
+    assert run.finished["tune"] == 1
+    run.spec_file.write_text(SPEC.replace("parallel: {workers: 2}", "parallel: {workers: 1}"))
+    assert "tune" not in run.finish()
+    assert resumed_steps(run.root), "training went on from a checkpoint"
+    assert Storage.open(str(run.root)).list_files("checkpoints") == []
+    losses = train_losses(run.root, sorted(Storage.open(str(run.root)).list_folders("runs"))[-1])
+    whole = train_alone(run.root)
     assert losses
     assert {step: whole[step] for step in losses} == pytest.approx(losses, abs=1e-5)
 
