@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from ray.train.backend import Backend, BackendConfig
 
 if TYPE_CHECKING:
@@ -54,10 +55,13 @@ class ProcessGroupBackend(Backend):
 def join(library: str, address: str, port: int) -> None:
     """In a worker: meet the others. The environment is what DeepSpeed and accelerate read."""
     import ray.train
+    import ray.util
     import torch.distributed as dist
 
     context: Any = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
+    if context.get_local_world_size() < size:
+        name_interface(ray.util.get_node_ip_address())
     os.environ.update(
         MASTER_ADDR=address,
         MASTER_PORT=str(port),
@@ -68,3 +72,17 @@ def join(library: str, address: str, port: int) -> None:
         NODE_RANK=str(context.get_node_rank()),
     )
     dist.init_process_group(library, rank=rank, world_size=size, timeout=timedelta(minutes=TIMEOUT_MINUTES))
+
+
+def name_interface(address: str) -> None:
+    """Make gloo listen where the other nodes reach this one; what a user has set stays.
+
+    By itself gloo listens at the address that the machine's name resolves to, which is a loopback address wherever
+    /etc/hosts says so (as Debian's installer writes it).
+
+    Args:
+        address: this node's, as Ray knows it.
+    """
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == address for each in addresses):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
