@@ -10,6 +10,9 @@ Part 2, two raylets on this machine: bytes that arrive on a node without the wei
 Part 3, the same two nodes, and an object store on the second one that holds a part of the layers only: layers are
 streamed while the engine runs. The law: tokens per second <= batch * bandwidth / bytes of the layers; bandwidth is
 measured by reading all layers without computing, with the same reader.
+
+Part 4, one node: replicas of the model over two shards each, as in part 1; first with a share of its own in every rank,
+then over the store. ``--parts`` runs some of them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import atexit
 import logging
 import shutil
 import tempfile
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 QUICK_SHAPE = Shape("qwen2-24m", 8192, 512, 8, 1536, 8, 2)
 NUM_REPLICAS = 4
+NUM_SHARDS = 2
+PARTS = ("memory", "nodes", "shards")
 SETTINGS: dict[str, Any] = {"max_model_len": 128, "kv_cache_tokens": 256, "max_num_seqs": 16, "num_threads": 1}
 STREAM_BATCHES = (1, 8, 16)
 STREAM_TOKENS = 6
@@ -53,6 +59,8 @@ class Replica:
         import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
         import fastserve_ray.engines.torch.factory
+        import fastserve_ray.engines.torch.shards.factory
+        import fastserve_ray.engines.torch.shards.stored
         import fastserve_ray.engines.torch.stored  # noqa: F401
         from fastserve_ray.native.library import load_library
         from fastserve_ray.weights.client import WeightClient  # noqa: F401
@@ -142,12 +150,55 @@ class Replica:
         return now.uss - self._before.uss, now.pss - self._before.pss
 
 
-def replicas(count: int, node_id: str | None = None) -> list[Any]:
+@dataclass(frozen=True)
+class StoredShare:
+    """See `shards.factory.ReadShare`."""
+
+    store: WeightStore
+
+    def __call__(self, collectives: Any, seat: Any, device: Any) -> tuple[Any, Any, bool]:
+        from fastserve_ray.engines.torch.shards.stored import assemble_share, belongs_to
+
+        pieces = self.store.client().read_all(lambda name: belongs_to(name, collectives.rank))
+        return *assemble_share(pieces, collectives, device), True
+
+
+class Rank(Replica):
+    """A process of a sharded replica. Nobody needs to end its peers: they end with the actors."""
+
+    def lead(self, meeting: str, model: str | StoredShare) -> float:
+        """As rank 0; seconds until the engine is there."""
+        from fastserve_ray.engines.torch.shards.factory import Seat, open_leading_engine
+        from fastserve_ray.spec.serve import EngineSpec
+
+        start = perf_counter()
+        spec, seat = EngineSpec(**SETTINGS), Seat.on_one_machine(0, NUM_SHARDS)
+        self._engine = open_leading_engine(NUM_SHARDS, meeting, model, spec, peers=self, seat=seat)
+        return perf_counter() - start
+
+    def follow(self, rank: int, meeting: str, model: str | StoredShare) -> None:
+        from fastserve_ray.engines.torch.shards.factory import Seat, run_shard
+        from fastserve_ray.spec.serve import EngineSpec
+
+        run_shard(rank, NUM_SHARDS, meeting, model, EngineSpec(**SETTINGS), seat=Seat.on_one_machine(rank, NUM_SHARDS))
+
+    def explain(self) -> str | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        pass
+
+
+def replicas(count: int, node_id: str | None = None, kind: type[Replica] = Replica) -> list[Any]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     strategy = None if node_id is None else NodeAffinitySchedulingStrategy(node_id, soft=False)
-    made = [ray.remote(Replica).options(num_cpus=0, scheduling_strategy=strategy).remote() for _ in range(count)]
+    actor = ray.remote(kind).options(num_cpus=0, max_concurrency=2, scheduling_strategy=strategy)
+    made = [actor.remote() for _ in range(count)]
     ray.get([each.begin.remote() for each in made])
     return made
 
@@ -190,8 +241,44 @@ def on_one_node(folder: str, model_bytes: int, shards: int) -> list[dict[str, Fi
     return rows
 
 
+def over_shards(folder: str, model_bytes: int) -> list[dict[str, Figure]]:
+    """Part 4."""
+    import ray
+
+    from fastserve_ray.engines.torch.shards.stored import SharesBuilder
+    from fastserve_ray.weights.store import WeightStore
+
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=int(1.3 * model_bytes) + 100 * MIB, **quiet())
+    alone = sharded_replica(folder)
+    _, expected = ray.get(alone[0].generate.remote(2, 8))
+    memory = [ray.get(each.gained.remote()) for each in alone]
+    rows = [row(f"{NUM_SHARDS} shards, own shares", model_bytes, memory, None, None)]
+    end(alone)
+    store = WeightStore.start(SharesBuilder(partial(str, folder), NUM_SHARDS))
+    several = [sharded_replica(StoredShare(store)) for _ in range(2)]
+    for leader, *_ in several:
+        _, tokens = ray.get(leader.generate.remote(2, 8))
+        assert tokens == expected, "the store's shards give other tokens"
+    memory = [ray.get(each.gained.remote()) for ranks in several for each in ranks]
+    rows.append(row(f"2 x {NUM_SHARDS} shards over the store", model_bytes, memory, None, None))
+    ray.shutdown()
+    return rows
+
+
+def sharded_replica(model: str | StoredShare) -> list[Any]:
+    """The ranks of one, which is open."""
+    import ray
+
+    ranks = replicas(NUM_SHARDS, kind=Rank)
+    meeting = (Path(tempfile.mkdtemp(prefix="fsr-")) / "meeting").as_uri()
+    for rank in range(1, NUM_SHARDS):
+        ranks[rank].follow.remote(rank, meeting, model)
+    ray.get(ranks[0].lead.remote(meeting, model))
+    return ranks
+
+
 def row(
-    name: str, model_bytes: int, memory: list[tuple[int, int]], ready: float | None, whole: float
+    name: str, model_bytes: int, memory: list[tuple[int, int]], ready: float | None, whole: float | None
 ) -> dict[str, Figure]:
     return {
         "replicas": name,
@@ -283,16 +370,21 @@ def quiet() -> dict[str, Any]:
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--shards", type=int, default=1, help="servers of the store on one node")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="part 1, parts 2 and 3, part 4")
     args = parser.parse_args()
     shape = QUICK_SHAPE if args.quick else FULL_SHAPE
     with tempfile.TemporaryDirectory() as folder:
         make_model_folder(shape, Path(folder))
         model_bytes = (Path(folder) / "model.safetensors").stat().st_size
-        memory = on_one_node(folder, model_bytes, args.shards)
-        fetched, streamed = on_two_nodes(folder, model_bytes)
-    report("memory and time of replicas", memory, json_file=args.json)
-    report("a node without the weights", fetched, json_file=beside(args.json, "fetched"))
-    report("layer streaming", streamed, json_file=beside(args.json, "streamed"))
+        if "memory" in args.parts:
+            report("memory and time of replicas", on_one_node(folder, model_bytes, args.shards), json_file=args.json)
+        if "nodes" in args.parts:
+            fetched, streamed = on_two_nodes(folder, model_bytes)
+            report("a node without the weights", fetched, json_file=beside(args.json, "fetched"))
+            report("layer streaming", streamed, json_file=beside(args.json, "streamed"))
+        if "shards" in args.parts:
+            sharded = over_shards(folder, model_bytes)
+            report("memory of the ranks of sharded replicas", sharded, json_file=beside(args.json, "sharded"))
 
 
 def beside(file: Path | None, name: str) -> Path | None:
