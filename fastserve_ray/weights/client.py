@@ -13,14 +13,12 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
 from fastserve_ray.errors import FastServeError, WeightStoreError
-from fastserve_ray.models.pieces import Piece
 from fastserve_ray.weights.capacity import check_room
-from fastserve_ray.weights.objects import outline_of, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fastserve_ray.models.pieces import Outline
+    from fastserve_ray.models.pieces import Outline, Piece
     from fastserve_ray.weights.server import StoredPiece
 
 logger = logging.getLogger(__name__)
@@ -57,20 +55,34 @@ class WeightClient:
             FastServeError: the servers cannot build the model.
         """
         deadline = time.monotonic() + self._timeout_s
-        shards = range(self._num_shards)
         with ThreadPoolExecutor(self._num_shards, thread_name_prefix="weights") as pool:
-            list(pool.map(lambda shard: self._retrying(partial(self._part, shard, deadline), shard, deadline), shards))
-            headers = (stored.header for part in self._parts.values() for stored in part)
-            num_bytes = sum(header.num_bytes for header in headers if wanted(header.name))
-            check_room(num_readers * num_bytes, "the model's weights")
+            self._find(pool, wanted, num_readers, deadline)
+            shards = range(self._num_shards)
             parts = pool.map(lambda shard: self._read_shard(shard, wanted, deadline), shards)
             return [piece for part in parts for piece in part]
+
+    def _find(
+        self, pool: ThreadPoolExecutor, wanted: Callable[[str], bool], num_readers: int, deadline: float
+    ) -> list[StoredPiece]:
+        """Ask all servers for their parts, as soon as they are built; the pieces of ``wanted`` names.
+
+        Raises: as `read_all`.
+        """
+
+        def part(shard: int) -> list[StoredPiece]:
+            return self._retrying(partial(self._part, shard, deadline), shard, deadline)
+
+        found = [each for part in pool.map(part, range(self._num_shards)) for each in part if wanted(each.header.name)]
+        check_room(num_readers * sum(stored.header.num_bytes for stored in found), "the model's weights")
+        return found
 
     def outlines(self) -> list[Outline]:
         """Every piece without its tensors.
 
         Raises: as `read_all`.
         """
+        from fastserve_ray.weights.objects import outline_of
+
         deadline = time.monotonic() + self._timeout_s
         return [
             outline_of(stored.header)
@@ -128,6 +140,9 @@ class WeightClient:
 
     def _read(self, part: Sequence[StoredPiece], deadline: float) -> list[Piece]:
         """One call for all objects, which so come side by side."""
+        from fastserve_ray.models.pieces import Piece
+        from fastserve_ray.weights.objects import tensors_of
+
         objects = iter(ray.get([each for stored in part for each in stored.objects], timeout=_left(deadline)))
         headers = [stored.header for stored in part]
         return [

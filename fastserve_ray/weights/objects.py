@@ -6,13 +6,13 @@ and a reader gets arrays that lie in shared memory: no copy, whatever the size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from fastserve_ray.models.pieces import Outline
+from fastserve_ray.weights.headers import PieceHeader, TensorEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,38 +22,6 @@ if TYPE_CHECKING:
 MAX_OBJECT_BYTES = 64 * 2**20
 """Of one object, unless a single tensor is larger. Objects are fetched side by side, and one that is lost or moved
 costs so much; much smaller ones cost a call each."""
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """Where a tensor lies."""
-
-    object_number: int
-    """In its piece."""
-    position: int
-    """In its object."""
-    dtype: str
-    """As torch calls it, without ``torch.``."""
-    shape: tuple[int, ...]
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class PieceHeader:
-    """What a reader knows of a piece before it reads the tensors."""
-
-    name: str
-    structure: bytes
-    tensors: tuple[TensorEntry, ...]
-
-    @property
-    def num_objects(self) -> int:
-        return 1 + max((entry.object_number for entry in self.tensors), default=-1)
-
-    @property
-    def num_bytes(self) -> int:
-        """Of the tensors."""
-        return sum(entry.num_bytes for entry in self.tensors)
 
 
 def describe(piece: Piece, max_object_bytes: int = MAX_OBJECT_BYTES) -> PieceHeader:

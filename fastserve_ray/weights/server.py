@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastserve_ray.models.pieces import Piece
-    from fastserve_ray.weights.objects import PieceHeader
+    from fastserve_ray.weights.headers import PieceHeader
 
 
 class Builder(Protocol):
