@@ -1,21 +1,50 @@
-"""``fastserve serve``: a model behind an OpenAI-compatible endpoint."""
+"""``fastserve serve``: a model behind an OpenAI-compatible endpoint, here or in a cluster."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING
 
 import click
 
 from fastserve_ray.cli.common import check_keys, json_option, print_json, set_option
+from fastserve_ray.cli.serve_cluster import deploy, rollback, status
 from fastserve_ray.cli.target import resolve_target
+from fastserve_ray.remote.inside import is_job, joined
 
 if TYPE_CHECKING:
     from fastserve_ray.cli.target import Target
     from fastserve_ray.serve.deploy import ServedApp
 
 
-@click.command("serve")
+class ServeGroup(click.Group):
+    """``fastserve serve TARGET`` is ``fastserve serve here TARGET``."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = bool(args) and args[0] in self.commands
+        return super().resolve_command(ctx, args if known else [HERE, *args])
+
+
+HERE = "here"
+
+
+@click.group("serve", cls=ServeGroup, context_settings={"ignore_unknown_options": True})
+def command() -> None:
+    """Serve a model.
+
+    fastserve serve TARGET [OPTIONS] serves it in this terminal, as fastserve serve here TARGET does; the other commands
+    are for applications of a cluster that go on by themselves.
+    """
+
+
+for each in (deploy, status, rollback):
+    command.add_command(each)
+
+
+@command.command(HERE)
 @click.argument("target")
 @click.option("--port", type=int, help="Port to listen on; 0 takes a free one.  [default: 8000]")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
@@ -29,7 +58,7 @@ if TYPE_CHECKING:
     help="Serve until Ctrl-C, or end after one sample; a cluster then goes on serving.",
 )
 @json_option
-def command(
+def here(
     *,
     target: str,
     port: int | None,
@@ -45,6 +74,8 @@ def command(
     flags = [f"serve.port={port}"] * (port is not None) + [f"serve.host={json.dumps(host)}"] * (host is not None)
     found = resolve_target(target, sets=[*sets, *flags], task=task, name=name, storage=storage)
     check_keys(found.spec)
+    if is_job():
+        found = dataclasses.replace(found, spec=joined(found.spec))
     from fastserve_ray.run.signals import terminate_as_interrupt
 
     with terminate_as_interrupt():
@@ -59,9 +90,9 @@ def _serve(target: Target, *, wait: bool, as_json: bool) -> None:
     try:
         say("starting Ray")
         runtime.start()
-        from fastserve_ray.serve.deploy import deploy
+        from fastserve_ray.serve import deploy as deployment
 
-        app = deploy(
+        app = deployment.deploy(
             target.model,
             target.task,
             target.model_name,

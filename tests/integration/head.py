@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from fastserve_ray.errors import FastServeError
 from fastserve_ray.remote.dashboard import Dashboard
@@ -72,7 +73,11 @@ def ray_head(num_cpus: int = 8) -> Iterator[Head]:
         _wait(process, url, folder / "start.log")
         yield Head(url, f"127.0.0.1:{ports[0]}", environment)
     finally:
-        process.send_signal(signal.SIGTERM)  # --block ends all that it has started
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()  # an orderly end takes half a minute
         process.wait(60)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
