@@ -7,6 +7,7 @@ import shlex
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.errors import ServeError
@@ -97,7 +98,7 @@ def is_ready(url: str, timeout_s: float = 5.0) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as response:
             return bool(response.status == 200)
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False
 
 
