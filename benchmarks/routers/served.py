@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from benchmarks.engine import SHAPES, tokenizer_for
 from benchmarks.routers.simulated import RoutedRun
@@ -45,7 +46,11 @@ def save_model(folder: Path) -> Path:
 
 
 def run(router: str, options: dict[str, Any], requests: Sequence[TraceRequest], num_replicas: int) -> RoutedRun:
-    """``requests`` from `NUM_CLIENTS` clients, each with one request at a time."""
+    """``requests`` from `NUM_CLIENTS` clients, each with one request at a time.
+
+    Each run has an application's name of its own: under one that was used before, this process gets the old
+    deployment's router from Serve, whatever the new one asks for.
+    """
     from ray import serve
 
     from fastserve_ray.serve.app import router_config
@@ -53,6 +58,7 @@ def run(router: str, options: dict[str, Any], requests: Sequence[TraceRequest], 
     from fastserve_ray.serve.source import ModelSource
     from fastserve_ray.spec.serve import EngineSpec, RouterSpec
 
+    application = f"bench-{uuid4().hex[:8]}"
     with tempfile.TemporaryDirectory() as folder:
         deployment = serve.deployment(
             counting(GenerateReplica),
@@ -64,12 +70,12 @@ def run(router: str, options: dict[str, Any], requests: Sequence[TraceRequest], 
         )
         spec = EngineSpec(num_threads=1, kv_cache_tokens=CACHE_TOKENS, max_num_seqs=16, max_num_batched_tokens=256)
         source = ModelSource(str(save_model(Path(folder))))
-        handle = serve.run(deployment.bind(source, spec), name="bench", route_prefix=None)
+        handle = serve.run(deployment.bind(source, spec), name=application, route_prefix=None)
         try:
             found, outstanding = asyncio.run(_drive(handle, requests))
             counts = handle.broadcast("counts").results(timeout_s=60)
         finally:
-            serve.delete("bench")
+            serve.delete(application)
     prompts, hits = sum(one[0] for one in counts), sum(one[1] for one in counts)
     return RoutedRun(found, hits / prompts, [one[0] - one[1] + one[2] for one in counts], outstanding)
 
