@@ -89,11 +89,11 @@ class Nodes:
         return [pid for pid in self.servers() if pid not in before]
 
     def servers(self) -> list[int]:
-        """Process ids of all that names the cluster's folder in its command: raylets, agents, workers that idle."""
+        """Process ids of all that names the cluster's folder or head in its command: raylets, agents, idle workers."""
         found = []
         for process in psutil.process_iter():
             try:
-                if any(str(self.folder) in word for word in process.cmdline()):
+                if any(name in word for word in process.cmdline() for name in (str(self.folder), self.head_address)):
                     found.append(process.pid)
             except psutil.Error:
                 continue
