@@ -36,13 +36,17 @@ class Collectives:
     Args:
         tensors: group of the layers' tensors.
         control: group of rank 0's messages; gloo.
+        deadline: what rank 0 waits at most until the others take a message.
     """
 
-    def __init__(self, rank: int, num_shards: int, *, tensors: Any, control: Any) -> None:
+    def __init__(
+        self, rank: int, num_shards: int, *, tensors: Any, control: Any, deadline: timedelta = _NO_DEADLINE
+    ) -> None:
         self.rank = rank
         self.num_shards = num_shards
         self._tensors = tensors
         self._control = control
+        self._deadline = deadline
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of all ranks' ``tensor``, in place."""
@@ -83,27 +87,29 @@ class Collectives:
         return torch.cat([piece[..., :width] for piece, width in zip(pieces, widths, strict=True)], dim=-1)
 
     def send(self, message: bytes) -> None:
-        """Rank 0 tells the others."""
+        """Rank 0 tells the others, whose processes must run: gloo sends to none that has not asked."""
         buffer = torch.zeros(max(MESSAGE_BYTES, _LENGTH_BYTES + len(message)), dtype=torch.uint8)
         content = len(message).to_bytes(_LENGTH_BYTES, "little") + message
         buffer[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        self._broadcast(buffer[:MESSAGE_BYTES])
+        self._broadcast(buffer[:MESSAGE_BYTES], self._deadline)
         if len(buffer) > MESSAGE_BYTES:
-            self._broadcast(buffer[MESSAGE_BYTES:])
+            self._broadcast(buffer[MESSAGE_BYTES:], self._deadline)
 
     def receive(self) -> bytes:
         """What rank 0 sends; waits as long as it takes."""
         buffer = torch.empty(MESSAGE_BYTES, dtype=torch.uint8)
-        self._broadcast(buffer)
+        self._broadcast(buffer, _NO_DEADLINE)
         length = _LENGTH_BYTES + int.from_bytes(bytes(buffer[:_LENGTH_BYTES].numpy().data), "little")
         if length > MESSAGE_BYTES:
             rest = torch.empty(length - MESSAGE_BYTES, dtype=torch.uint8)
-            self._broadcast(rest)
+            self._broadcast(rest, _NO_DEADLINE)
             buffer = torch.cat([buffer, rest])
         return bytes(buffer[_LENGTH_BYTES:length].numpy().data)
 
-    def _broadcast(self, buffer: torch.Tensor) -> None:
-        self._wait(lambda: self._control.broadcast([buffer], BroadcastOptions()))
+    def _broadcast(self, buffer: torch.Tensor, deadline: timedelta) -> None:
+        options = BroadcastOptions()
+        options.timeout = deadline
+        self._wait(lambda: self._control.broadcast([buffer], options))
 
     @staticmethod
     def _wait(call: Any) -> None:
@@ -154,7 +160,7 @@ def connect(
             f"the shards of this model could not connect ({str(error).splitlines()[0]})",
             value=f"shard {rank} of {num_shards} at {host}",
         ) from error
-    return Collectives(rank, num_shards, tensors=tensors, control=control)
+    return Collectives(rank, num_shards, tensors=tensors, control=control, deadline=deadline)
 
 
 def _nccl_group(store: Any, rank: int, num_shards: int, device: torch.device, deadline: timedelta) -> Any:
