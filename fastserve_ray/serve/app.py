@@ -15,6 +15,7 @@ from fastserve_ray import __version__
 from fastserve_ray.serve.auth.access import Access
 from fastserve_ray.serve.embedding import EmbedReplica
 from fastserve_ray.serve.gateway import ServedModel
+from fastserve_ray.serve.headless import light_actor
 from fastserve_ray.serve.ingress import Ingress
 from fastserve_ray.serve.quota.deployment import QuotaLedger
 from fastserve_ray.serve.replica import ClassifyReplica, GenerateReplica
@@ -88,7 +89,7 @@ def build_app(targets: Sequence[ServeTarget], access: Access | None = None, *, s
     ingress = serve.deployment(
         Ingress,
         name="ingress",
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=light_actor(),
         max_ongoing_requests=INGRESS_MAX_ONGOING_REQUESTS,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
@@ -112,7 +113,7 @@ def _ledger(application: str) -> Application:
     deployment = serve.deployment(
         QuotaLedger,
         name="quota",
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options=light_actor(),
         max_ongoing_requests=INGRESS_MAX_ONGOING_REQUESTS,
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
         logging_config=QUIET,

@@ -96,6 +96,7 @@ def weight_servers(source: ModelSource, task: TaskName, spec: ServeSpec) -> dict
         return {}
     from ray.serve.config import DeploymentActorConfig
 
+    from fastserve_ray.serve.headless import light_actor
     from fastserve_ray.serve.shard_actor import ShardActor
     from fastserve_ray.weights.server import SERVER_OPTIONS
 
@@ -107,7 +108,7 @@ def weight_servers(source: ModelSource, task: TaskName, spec: ServeSpec) -> dict
             name=shard_name(shard),
             actor_class=ShardActor,
             init_args=(builder, shard, count),
-            actor_options=SERVER_OPTIONS,
+            actor_options=SERVER_OPTIONS | light_actor(),
         )
         for shard in range(count)
     ]

@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray import serve as ray_serve
+from ray._private.state import actors
 
 from fastserve_ray.events.log import EventReader
 from fastserve_ray.serve.client import is_ready
@@ -51,6 +52,7 @@ def main(work: Work) -> dict[str, Any]:
     )  # else it joins the first raylet in Ray's temporary folder, which the machines share here
     app = deploy(work.model, "text-generation", NAME, ServeSpec(port=0, host="0.0.0.0"))
     say("deployed")
+    serving_on = sorted({actor["Address"]["IPAddress"] for actor in actors().values() if is_replica(actor)})
     clients = Clients(app.url, TOKENS)
     reader = EventReader(work.training["storage_uri"], work.training["run_id"])
     with ThreadPoolExecutor(1) as pool, load(clients) as seen:
@@ -75,6 +77,7 @@ def main(work: Work) -> dict[str, Any]:
     app.shutdown()
     ray.shutdown()
     return {
+        "serving_on": serving_on,
         "under_load": outcomes(seen),
         "was_training": was_training,
         "training": metrics,
@@ -84,6 +87,11 @@ def main(work: Work) -> dict[str, Any]:
 
 def start_head(work: Work) -> list[int]:
     return work.nodes.start(0, {"RAY_REDIS_ADDRESS": work.redis}, num_cpus=0, redis_password=work.password)
+
+
+def is_replica(actor: dict[str, Any]) -> bool:
+    """Of a deployment: the model, the ingress."""
+    return actor["State"] == "ALIVE" and str(actor["Name"]).startswith("SERVE_REPLICA::")
 
 
 def is_running() -> bool:

@@ -60,6 +60,10 @@ def redis_server(machine: Machine) -> Iterator[tuple[str, str]]:
         server.wait(timeout=30)
 
 
+def test_nothing_that_answers_is_on_a_head_without_processors(found: dict[str, Any]) -> None:
+    assert found["serving_on"] == ["10.77.0.2"]
+
+
 def test_requests_are_answered_without_a_head(found: dict[str, Any], generator_folder: Path) -> None:
     expected = generate(generator_folder, PROMPT, TOKENS)[0]
     assert {tuple(each) for each in found["under_load"]} == {(200, expected, None)}
