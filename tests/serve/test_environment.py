@@ -25,7 +25,9 @@ def test_the_runtime_environment_goes_to_ray(address: str, expected: object, mon
     assert runtime_env_of(cluster) is None, "a job has its own"
 
 
-def test_an_address_that_takes_jobs_is_not_joined() -> None:
+def test_an_address_that_takes_jobs_is_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a process that is in no Ray yet; other tests may have connected this one."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(FastServeError, match="takes jobs") as caught:
         RayRuntime(ClusterSpec(address="http://head:8265")).start()
     assert caught.value.key == "cluster.address"
