@@ -1,8 +1,7 @@
 """A Ray cluster whose nodes are raylets on this machine, started with ``ray start`` as a user starts them.
 
-They share this machine's address, or each has a network of its own: a network namespace with one end of a veth pair,
-whose other end is in a bridge. Then an address of this machine reaches nobody, and only what was told the right address
-of the right node works. Making networks needs root on Linux.
+Each has a network of its own: a network namespace with one end of a veth pair, whose other end is in a bridge. Then an
+address of this machine reaches nobody, and only what was told the right address of the right node works. Making networks needs root on Linux.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 START_S = 120.0
 STORE_BYTES = 100 * 2**20
-SHARED = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,12 @@ class Machine:
     """A place for one raylet."""
 
     address: str
-    network: str | None = None
-    """The name of its network namespace; none: this machine's own network."""
+    network: str
+    """The name of its network namespace."""
 
     def command(self, *words: str) -> list[str]:
         """``words`` as a command that runs there."""
-        return [*(("ip", "netns", "exec", self.network) if self.network else ()), *words]
+        return ["ip", "netns", "exec", self.network, *words]
 
 
 @dataclass(frozen=True)
@@ -129,10 +127,6 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def one_network(count: int) -> list[Machine]:
-    return [Machine(SHARED)] * count
-
-
 def why_no_networks() -> str | None:
     """What keeps networks from being made here."""
     if os.geteuid() != 0:
@@ -167,12 +161,12 @@ def own_networks(count: int) -> Iterator[list[Machine]]:
             _plug(machine, hub, f"port{index}")
         yield machines
     finally:
-        for name in (hub, *(str(machine.network) for machine in machines)):
+        for name in (hub, *(machine.network for machine in machines)):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
 def _plug(machine: Machine, hub: str, port: str) -> None:
-    network = str(machine.network)
+    network = machine.network
     _ip("netns", "add", network)
     _ip("link", "add", "eth0", "netns", network, "type", "veth", "peer", "name", port, "netns", hub)
     _ip("-n", hub, "link", "set", port, "master", "bridge", "up")
