@@ -1,7 +1,8 @@
 """A Ray cluster whose nodes are raylets on this machine, started with ``ray start`` as a user starts them.
 
-Each has a network of its own: a network namespace with one end of a veth pair, whose other end is in a bridge. Then an
-address of this machine reaches nobody, and only what was told the right address of the right node works. Making networks needs root on Linux.
+Each has a network of its own: a network namespace with one end of a veth pair, whose other end is in a bridge. An
+address of this machine reaches nobody there, and only what was told the right address of the right node works. Making
+networks needs root on Linux.
 """
 
 from __future__ import annotations
