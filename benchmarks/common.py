@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 Figure = str | float | int | None
+TRAINING_MODULES = (
+    "deepspeed",
+    "fastserve_ray.training.loop",
+    "fastserve_ray.training.strategies.pipeline",
+    "fastserve_ray.training.strategies.zero",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+)
+"""What takes seconds to import, for ranks that are forked after it: none of it starts a thread."""
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:

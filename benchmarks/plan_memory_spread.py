@@ -23,7 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import Figure, make_parser, report
+from benchmarks.common import TRAINING_MODULES, Figure, make_parser, report
 from benchmarks.plan_memory import (
     CASES,
     MIB,
@@ -72,16 +72,6 @@ WIDE = (
     Case("bert, wide", bert(512, 4, 2000), 64, 2),
 )
 """Models whose states are more than their activations."""
-PRELOADED = (
-    "deepspeed",
-    "fastserve_ray.training.loop",
-    "fastserve_ray.training.strategies.pipeline",
-    "fastserve_ray.training.strategies.zero",
-    "transformers.models.bert.modeling_bert",
-    "transformers.models.gpt2.modeling_gpt2",
-    "transformers.models.llama.modeling_llama",
-)
-"""Imported once, before the ranks are forked; none of it starts a thread."""
 STEPS = 2
 TIMEOUT_S = 500
 
@@ -124,7 +114,7 @@ def measure(cases: Sequence[Case]) -> dict[str, int]:
 
 def measure_here(cases: Sequence[Case]) -> dict[str, int]:
     """Fork the ranks of this process."""
-    for name in PRELOADED:
+    for name in TRAINING_MODULES:
         importlib.import_module(name)
     context = multiprocessing.get_context("fork")
     peaks: dict[str, int] = {}

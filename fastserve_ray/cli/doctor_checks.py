@@ -162,10 +162,10 @@ def check_object_store(folder: Path, available: int, asked_mb: int | None) -> Ch
 
 def check_disk(storage: str) -> Check:
     """Free space where storage lies."""
-    from fastserve_ray.plan.inputs import is_uri
+    from fastserve_ray.plan.inputs import local_path
 
-    path = storage.removeprefix("file://")
-    if is_uri(path):
+    path = local_path(storage)
+    if path is None:
         return Check("disk", "ok", f"{storage} is not a local disk")
     folder = Path(path).expanduser().absolute()
     while not folder.exists():

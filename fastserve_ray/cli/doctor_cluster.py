@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastserve_ray import __version__
 from fastserve_ray.cli.doctor_checks import GIB, TESTED, Check
 from fastserve_ray.errors import FastServeError
-from fastserve_ray.plan.inputs import is_uri
+from fastserve_ray.plan.inputs import local_path
 from fastserve_ray.remote.dashboard import Dashboard
 from fastserve_ray.remote.nodes import are_here, nodes_of
 
@@ -127,10 +127,11 @@ def report_nodes(dashboard: Dashboard, storage: str | None) -> list[dict[str, An
 
 def _place(storage: str | None, nodes: Sequence[Node]) -> tuple[str | None, list[Check]]:
     """Storage as the nodes are to write it."""
-    if storage is None or is_uri(storage.removeprefix("file://")):
+    path = None if storage is None else local_path(storage)
+    if path is None:
         return storage, []
     if are_here(nodes):
-        return str(Path(storage.removeprefix("file://")).expanduser().absolute()), []
+        return str(Path(path).expanduser().absolute()), []
     fix = "set storage to a place that all nodes reach, such as s3://bucket/runs"
     return None, [Check("storage", "warn", f"{storage} is a folder of this machine; the nodes are elsewhere", fix)]
 

@@ -132,11 +132,11 @@ def _check_plan(spec: RunSpec, nodes: Sequence[Node], until: str | None) -> list
 
 
 def _notes(spec: RunSpec, spec_file: Path, *, is_here: bool) -> list[str]:
-    from fastserve_ray.plan.inputs import is_uri
+    from fastserve_ray.plan.inputs import local_path
     from fastserve_ray.remote.travel import unset_variables
 
     notes = []
-    if is_here and not is_uri(spec.storage.removeprefix("file://")):
+    if is_here and local_path(spec.storage) is not None:
         notes.append(
             f"storage {spec.storage} is a folder of this machine: it works since every node runs here; "
             "nodes that join elsewhere would not see it"

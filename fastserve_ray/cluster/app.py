@@ -11,6 +11,7 @@ from fastserve_ray.cluster.names import kubernetes_name
 from fastserve_ray.cluster.text import to_yaml
 from fastserve_ray.plan.stages import stage_inputs
 from fastserve_ray.spec.load import dump_spec, spec_from_dict
+from fastserve_ray.spec.nodes import num_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +101,8 @@ def _worker(spec: RunSpec) -> dict[str, Plain]:
     every = [each for bundles in asked for _, each in bundles]
     cpus = max([MIN_CPUS, *(math.ceil(each.CPU) for each in every)])
     gpus = max([0, *(math.ceil(each.GPU) for each in every)])
-    nodes = [sum(math.ceil(count / _places(cpus, gpus, each)) for count, each in bundles) for bundles in asked]
+    node = {"CPU": cpus, "GPU": gpus}
+    nodes = [sum(math.ceil(count / num_places(node, dict(each))) for count, each in bundles) for bundles in asked]
     resources: dict[str, Plain] = {"CPU": cpus, "GPU": gpus, "memory": f"{cpus * GIB_PER_CPU}Gi"}
     return {"resources": resources, "max_workers": max(1, *nodes)}
 
@@ -115,8 +117,3 @@ def _of_serving(spec: RunSpec) -> Iterator[tuple[int, WorkerResources]]:
     if spec.serve is not None:
         for each in (spec.serve, *map(spec.serve.of_further, spec.serve.models)):
             yield each.autoscaling_config.max_replicas * each.shards.tensor, each.resources_per_replica
-
-
-def _places(cpus: int, gpus: int, each: WorkerResources) -> int:
-    by_cpu = int(cpus / each.CPU)
-    return min(by_cpu, int(gpus / each.GPU)) if each.GPU else by_cpu

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from fastserve_ray.cluster.pods import CACHE_PATH
 from fastserve_ray.errors import Problem, SpecError
-from fastserve_ray.plan.inputs import is_uri, reference_kind
-from fastserve_ray.spec.data import FilesSource
-from fastserve_ray.spec.template import is_file_name
+from fastserve_ray.plan.inputs import is_uri, local_path, reference_kind
+from fastserve_ray.plan.named_inputs import inputs_of_run, inputs_of_serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from fastserve_ray.cluster.app import App
+    from fastserve_ray.plan.named_inputs import NamedInput
 
 
 def refuse(problems: Iterable[Problem]) -> None:
@@ -100,35 +100,21 @@ def _secrets(app: App) -> Iterator[Problem]:
 
 def _paths(app: App, *, reads_inputs: bool) -> Iterator[tuple[str, str]]:
     """Keys and paths of what lies on a disk, and is read or written by processes of the cluster."""
-    spec = app.spec
-    if not is_uri(spec.storage) or spec.storage.startswith("file://"):
-        yield "storage", spec.storage.removeprefix("file://")
+    storage = local_path(app.spec.storage)
+    if storage is not None:
+        yield "storage", storage
     if reads_inputs:
-        yield from _inputs(app)
+        yield from _on_disk(inputs_of_run(app.spec))
     if app.model is not None and _is_path(app.model):
         yield "--model", app.model
-    if spec.serve is not None:
-        for name, further in spec.serve.models.items():
-            if _is_path(further.base):
-                yield f"serve.models.{name}.base", further.base
-        if spec.serve.auth is not None and spec.serve.auth.keys_file is not None:
-            yield "serve.auth.keys_file", spec.serve.auth.keys_file
+    yield from _on_disk(inputs_of_serving(app.spec))
 
 
-def _inputs(app: App) -> Iterator[tuple[str, str]]:
-    """What a run reads, and what its stages' digests are made of."""
-    model, data = app.spec.model, app.spec.data
-    if model.base is not None and _is_path(model.base):
-        yield "model.base", model.base
-    if isinstance(model.tokenizer, str) and _is_path(model.tokenizer):
-        yield "model.tokenizer", model.tokenizer
-    if model.chat_template is not None and is_file_name(model.chat_template):
-        yield "model.chat_template", model.chat_template
-    if data is not None:
-        for name in ("train", "validation"):
-            source = getattr(data, name)
-            if isinstance(source, FilesSource) and not is_uri(source.path):
-                yield f"data.{name}.path", source.path
+def _on_disk(inputs: Iterable[NamedInput]) -> Iterator[tuple[str, str]]:
+    """A path need not be there on this machine: pods may have it."""
+    for key, value, is_reference in inputs:
+        if _is_path(value) if is_reference else not is_uri(value):
+            yield key, value
 
 
 def _is_path(base: str) -> bool:

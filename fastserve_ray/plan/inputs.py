@@ -36,6 +36,12 @@ def is_uri(path: str) -> bool:
     return bool(_URI.match(path))
 
 
+def local_path(place: str) -> str | None:
+    """``place`` as a path of this machine's disk, also of ``file://``; None for a URI of anything else."""
+    path = place.removeprefix("file://")
+    return None if is_uri(path) else path
+
+
 def reference_kind(base: str) -> ReferenceKind | None:
     """What ``model.base`` refers to; None for a local path where nothing is.
 
@@ -59,9 +65,9 @@ def list_input(path: str) -> list[InputFile]:
     Raises:
         DataError: there is nothing, or it cannot be read.
     """
-    local = path.removeprefix("file://")
+    local = local_path(path)
     try:
-        files = _list_remote(path) if is_uri(local) else _list_local(local)
+        files = _list_remote(path) if local is None else _list_local(local)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise DataError("the input cannot be read", value=path, hint=str(error)) from error
     if not files:

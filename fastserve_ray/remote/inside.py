@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastserve_ray.plan.inputs import is_uri
+from fastserve_ray.plan.inputs import local_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,8 +41,8 @@ def notes(spec: RunSpec) -> list[str]:
     lines = []
     if spec.cluster.address != "auto":
         lines.append(f"this is a Ray job: it runs in the Ray that started it (cluster.address: {spec.cluster.address})")
-    path = spec.storage.removeprefix("file://")
-    if not is_uri(path) and not Path(path).expanduser().is_absolute():
+    path = local_path(spec.storage)
+    if path is not None and not Path(path).expanduser().is_absolute():
         lines.append(
             f"storage {spec.storage} is in the job's own folder, which Ray deletes afterwards, and which no other node "
             "sees; set storage to a place that all nodes see"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastserve_ray.errors import PlacementError
 from fastserve_ray.plan.words import size_in_words
+from fastserve_ray.spec.nodes import RESOURCE_GRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 LIMIT = 10_000
 """Nodes in one answer; Ray's own maximum."""
-ROUNDING = 1e-4
-"""Ray's own grain of resources."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,9 @@ def count_places(wanted: Iterable[Size], nodes: Sequence[Node]) -> int:
     free = [[node.gpus, node.cpus, float("inf") if node.memory is None else node.memory] for node in nodes]
     places = 0
     for size in sorted(wanted, reverse=True):
-        fits = [room for room in free if all(there + ROUNDING >= each for there, each in zip(room, size, strict=True))]
+        fits = [
+            room for room in free if all(there + RESOURCE_GRAIN >= each for there, each in zip(room, size, strict=True))
+        ]
         if fits:
             chosen = min(fits)
             chosen[:] = [there - each for there, each in zip(chosen, size, strict=True)]

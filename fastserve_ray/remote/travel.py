@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastserve_ray.errors import Problem, SpecError, UsageError
-from fastserve_ray.plan.inputs import is_uri, list_input, reference_kind
+from fastserve_ray.plan.inputs import is_uri, list_input, local_path, reference_kind
+from fastserve_ray.plan.named_inputs import NamedInput, inputs_of_run, inputs_of_serving
 from fastserve_ray.plan.words import size_in_words
-from fastserve_ray.spec.data import FilesSource
-from fastserve_ray.spec.template import is_file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fastserve_ray.spec.run import RunSpec
 
@@ -99,7 +98,7 @@ def pack_list(spec_file: Path, spec: RunSpec, *, sees_files: bool) -> Luggage:
     files = {spec_file.resolve().relative_to(here), *_modules(spec, here), *_working_folder(spec, here)}
     sets: list[str] = []
     problems: list[Problem] = []
-    for key, given in local_paths(spec):
+    for key, given in _local_paths([*inputs_of_run(spec), *inputs_of_serving(spec)]):
         if _is_below(Path(given), here):
             files |= {Path(file.uri).resolve().relative_to(here) for file in list_input(given)}
             relative = os.path.relpath(Path(given).expanduser().absolute(), here)
@@ -123,8 +122,7 @@ def served_paths(spec: RunSpec, model: str, *, sees_files: bool) -> tuple[dict[s
     Raises:
         SpecError: with a problem for each path that the cluster cannot see.
     """
-    paths = [(key, path) for key, path in local_paths(spec) if key.startswith("serve.")]
-    paths += list(_local("storage", spec.storage))
+    paths = list(_local_paths([*inputs_of_serving(spec), NamedInput("storage", spec.storage)]))
     is_folder = reference_kind(model) == "folder"
     problems = [] if sees_files else [_unseen(key, path) for key, path in paths]
     if is_folder and not sees_files:
@@ -142,30 +140,12 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def local_paths(spec: RunSpec) -> Iterator[tuple[str, str]]:
-    """Key and value of what a spec names on this machine's disk."""
-    if spec.data is not None:
-        for name, source in (("train", spec.data.train), ("validation", spec.data.validation)):
-            if isinstance(source, FilesSource):
-                yield from _local(f"data.{name}.path", source.path)
-    if spec.model.base is not None and reference_kind(spec.model.base) in ("folder", "uri"):
-        yield from _local("model.base", spec.model.base)
-    if isinstance(spec.model.tokenizer, str) and reference_kind(spec.model.tokenizer) in ("folder", "uri"):
-        yield from _local("model.tokenizer", spec.model.tokenizer)
-    if spec.model.chat_template is not None and is_file_name(spec.model.chat_template):
-        yield "model.chat_template", spec.model.chat_template
-    if spec.serve is not None:
-        for name, model in spec.serve.models.items():
-            if reference_kind(model.base) in ("folder", "uri"):
-                yield from _local(f"serve.models.{name}.base", model.base)
-        if spec.serve.auth is not None and spec.serve.auth.keys_file is not None:
-            yield "serve.auth.keys_file", spec.serve.auth.keys_file
-
-
-def _local(key: str, given: str) -> Iterator[tuple[str, str]]:
-    path = given.removeprefix("file://")
-    if not is_uri(path):
-        yield key, path
+def _local_paths(inputs: Iterable[NamedInput]) -> Iterator[tuple[str, str]]:
+    """Keys and paths of what lies on this machine's disk."""
+    for key, value, is_reference in inputs:
+        path = local_path(value)
+        if path is not None and (not is_reference or reference_kind(value) in ("folder", "uri")):
+            yield key, path
 
 
 def _modules(spec: RunSpec, here: Path) -> set[Path]:
@@ -208,8 +188,8 @@ def _strings(value: object) -> Iterator[str]:
 
 def _storage(spec: RunSpec, *, sees_files: bool) -> tuple[list[str], list[Problem]]:
     """A relative storage would be in the job's own folder, which Ray deletes."""
-    path = spec.storage.removeprefix("file://")
-    if is_uri(path):
+    path = local_path(spec.storage)
+    if path is None:
         return [], []
     if not sees_files:
         return [], [_unseen("storage", spec.storage)]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from fastserve_ray.remote.inside import JOB_ENV
+
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
@@ -33,13 +35,9 @@ def set_environment() -> None:
 
 def runtime_env_of(cluster: ClusterSpec) -> dict[str, JsonValue] | None:
     """For ``ray.init``. A job has the one that it was submitted with, and Ray refuses a second."""
-    if _JOB in os.environ:
+    if JOB_ENV in os.environ:
         return None
     env = cluster.runtime_env.as_ray()
     if cluster.address == "local":
         env = {name: value for name, value in env.items() if name == "env_vars"}
     return env or None
-
-
-_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray in the process that runs a job's command."""

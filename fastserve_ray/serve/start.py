@@ -14,14 +14,13 @@ from fastserve_ray.errors import PlacementError, ServeError
 from fastserve_ray.serve.app import QUIET
 from fastserve_ray.serve.environment import runtime_env_of, set_environment
 from fastserve_ray.serve.ports import base_url, choose_port
+from fastserve_ray.spec.nodes import num_places
 
-ROUNDING = 1e-4
-"""Ray's own grain of resources."""
 STOP_TIMEOUT_S = 60.0
 """Replicas finish their requests first; after this time they are left to Ray."""
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from fastserve_ray.spec.cluster import ClusterSpec
     from fastserve_ray.spec.serve import ServeSpec
@@ -58,7 +57,7 @@ def check_placement(spec: ServeSpec) -> None:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     num_replicas, num_shards = max(1, spec.autoscaling_config.min_replicas), spec.shards.tensor
     each = each_of(spec)
-    places = sum(places_on(node, each) for node in nodes)
+    places = sum(num_places(node, each) for node in nodes)
     if places >= num_replicas * num_shards:
         return
     bundle = ", ".join(f"{amount:g} {kind}" for kind, amount in each.items())
@@ -66,7 +65,7 @@ def check_placement(spec: ServeSpec) -> None:
     keys = ["serve.resources_per_replica"]
     keys += ["serve.shards.tensor"] * (num_shards > 1) + ["serve.autoscaling_config.min_replicas"] * (num_replicas > 1)
     present = "; ".join(
-        f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU (room for {places_on(node, each)})" for node in nodes
+        f"{node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU (room for {num_places(node, each)})" for node in nodes
     )
     raise PlacementError(
         f"no node can hold {what}" if not places else f"there is no room for all {what[2:]}s",
@@ -79,11 +78,6 @@ def check_placement(spec: ServeSpec) -> None:
 def each_of(spec: ServeSpec) -> dict[str, float]:
     """What one shard reserves."""
     return {"CPU": spec.resources_per_replica.CPU, "GPU": spec.resources_per_replica.GPU}
-
-
-def places_on(node: Mapping[str, float], each: Mapping[str, float]) -> int:
-    """How many bundles of ``each`` a node with these resources holds."""
-    return min(int(node.get(kind, 0) / amount + ROUNDING) for kind, amount in each.items() if amount)
 
 
 def ensure_serve(spec: ServeSpec) -> tuple[str, bool]:

@@ -14,7 +14,8 @@ from fastserve_ray.plan.shards import check_deployment
 from fastserve_ray.serve.app import FAIR, ServeTarget
 from fastserve_ray.serve.composition import load_application
 from fastserve_ray.serve.source import ARTIFACT, ModelSource
-from fastserve_ray.serve.start import each_of, places_on
+from fastserve_ray.serve.start import each_of
+from fastserve_ray.spec.nodes import num_places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,7 +154,7 @@ def surge_percent(targets: Sequence[ServeTarget]) -> int:
 
     nodes = available_resources_per_node().values()
     has_room = all(
-        sum(places_on(node, each_of(target.spec)) for node in nodes) >= target.spec.shards.tensor for target in targets
+        sum(num_places(node, each_of(target.spec)) for node in nodes) >= target.spec.shards.tensor for target in targets
     )
     return 100 if has_room else 0
 

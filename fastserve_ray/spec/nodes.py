@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, JsonValue
 
 from fastserve_ray.spec.base import ListInput, NonNegativeInt, PositiveInt, Section, Words
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$"), Words("a size such as 512Mi, 16Gi or 1Ti")]
 """Bytes, as Kubernetes writes them."""
-_ROUNDING = 1e-4
-"""Ray's own grain of resources."""
+RESOURCE_GRAIN = 1e-4
+"""Ray's own, of amounts of resources."""
 _UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 NodeTypeName = Annotated[
@@ -24,6 +27,15 @@ NodeTypeName = Annotated[
 def bytes_of(quantity: str) -> int:
     """Of a legal ``Quantity``."""
     return int(quantity[:-2]) * _UNITS[quantity[-2:]]
+
+
+def num_places(resources: Mapping[str, float], each: Mapping[str, float]) -> int:
+    """How many bundles a node with these resources holds.
+
+    Args:
+        each: what a bundle asks for, by Ray's names; some amount is above 0.
+    """
+    return min(int(resources.get(kind, 0) / amount + RESOURCE_GRAIN) for kind, amount in each.items() if amount)
 
 
 class NodeResources(Section):
@@ -73,8 +85,7 @@ class NodeTypeSpec(Section):
 
     def places(self, cpus: float, gpus: float) -> int:
         """How many bundles of so many processors (more than 0) and GPUs one node holds."""
-        asked = ((self.resources.CPU, cpus), (self.resources.GPU, gpus))
-        return min(int(there / amount + _ROUNDING) for there, amount in asked if amount)
+        return num_places({"CPU": self.resources.CPU, "GPU": self.resources.GPU}, {"CPU": cpus, "GPU": gpus})
 
 
 class AutoscalerSpec(Section):

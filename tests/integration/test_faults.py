@@ -65,7 +65,7 @@ class InFlight:
 
     def __init__(self, clients: Clients) -> None:
         wait_for(lambda: num_in_replica("tiny") == 0, 60, "nothing is left of earlier requests")
-        self.shard = the_process(SHARD)
+        self.shard, self.replica = the_process(SHARD), the_process(REPLICA)
         self.begun = clients.begun_stream()
         self.shard.suspend()
         self.whole = [clients.whole(WHOLE) for _ in range(2)]
@@ -116,6 +116,25 @@ def check_cut(seen: Seen, expected: tuple[str, str]) -> None:
     assert seen.error["code"] == "unavailable"
 
 
+def check_replaced(
+    flight: InFlight,
+    app: ServedApp,
+    clients: Clients,
+    expected: tuple[str, str],
+    since: float,
+) -> None:
+    """What was not begun is answered by the new replica; a stream that was ends with an error event."""
+    flight.ended()
+    check_cut(flight.begun.result(), expected)
+    check_complete(flight.waiting.result(), expected)
+    for future in flight.whole:
+        check_whole(future.result(), expected)
+    check_service(app, clients, expected, since)
+    wait_for(
+        lambda: not (flight.replica.is_running() or flight.shard.is_running()), 30, "nothing is left of the old replica"
+    )
+
+
 def test_two_shards_write_what_one_writes(clients: Clients, expected: tuple[str, str]) -> None:
     assert len(processes(SHARD)) == 1
     check_whole(clients.whole(WHOLE).result(), expected)
@@ -139,34 +158,19 @@ def test_shards_without_a_place_are_refused_at_once(app: ServedApp, generator_fo
 @pytest.mark.usefixtures("watcher")
 @pytest.mark.parametrize("victim", [SHARD, REPLICA])
 def test_a_lost_process_of_a_replica(victim: str, app: ServedApp, clients: Clients, expected: tuple[str, str]) -> None:
-    """Its whole gang is started anew. What was not begun is answered by the new one; a stream that was ends with an
-    error event."""
+    """Its whole gang is started anew."""
     flight = InFlight(clients)
-    replica, shard = the_process(REPLICA), flight.shard
     since = kill(the_process(victim))
-    flight.ended()
-    check_cut(flight.begun.result(), expected)
-    check_complete(flight.waiting.result(), expected)
-    for future in flight.whole:
-        check_whole(future.result(), expected)
-    check_service(app, clients, expected, since)
-    wait_for(lambda: not (replica.is_running() or shard.is_running()), 30, "nothing is left of the old replica")
+    check_replaced(flight, app, clients, expected, since)
 
 
 @pytest.mark.usefixtures("watcher")
 def test_a_shard_that_hangs(app: ServedApp, clients: Clients, expected: tuple[str, str]) -> None:
     """Its process is there and does nothing. It counts as lost, and from then on it is as if it had been killed."""
     flight = InFlight(clients)
-    replica, shard = the_process(REPLICA), flight.shard
-    wait_for(lambda: not shard.is_running(), 2 * SPEC.shards.hang_timeout_s, "the shard counts as lost")
+    wait_for(lambda: not flight.shard.is_running(), 2 * SPEC.shards.hang_timeout_s, "the shard counts as lost")
     since = time.monotonic()
-    flight.ended()
-    check_cut(flight.begun.result(), expected)
-    check_complete(flight.waiting.result(), expected)
-    for future in flight.whole:
-        check_whole(future.result(), expected)
-    check_service(app, clients, expected, since)
-    wait_for(lambda: not (replica.is_running() or shard.is_running()), 30, "nothing is left of the old replica")
+    check_replaced(flight, app, clients, expected, since)
 
 
 @pytest.mark.usefixtures("watcher")

@@ -19,8 +19,8 @@ from fastserve_ray.serve.app import (
 from fastserve_ray.serve.autoscaling import OutstandingTokens
 from fastserve_ray.serve.routing.router import PrefixLoadRouter
 from fastserve_ray.serve.source import ModelSource
-from fastserve_ray.serve.start import places_on
 from fastserve_ray.serve.stored import StoredWeights
+from fastserve_ray.spec.nodes import num_places
 from fastserve_ray.spec.serve import AutoscalingSpec, RouterSpec, ServeSpec, ShardsSpec
 from fastserve_ray.spec.train import WorkerResources
 
@@ -95,5 +95,5 @@ def test_replicas_with_the_weight_store_are_another_version() -> None:
 
 @pytest.mark.parametrize(("cpus", "places"), [(1, 3), (1.5, 2), (0.1, 30), (4, 0)])
 def test_places_on_a_node(cpus: float, places: int) -> None:
-    assert places_on({"CPU": 3.0, "memory": 1e9}, {"CPU": cpus, "GPU": 0}) == places
-    assert places_on({"CPU": 3.0, "GPU": 1.0}, {"CPU": cpus, "GPU": 1}) == min(places, 1)
+    assert num_places({"CPU": 3.0, "memory": 1e9}, {"CPU": cpus, "GPU": 0}) == places
+    assert num_places({"CPU": 3.0, "GPU": 1.0}, {"CPU": cpus, "GPU": 1}) == min(places, 1)

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.common import TRAINING_MODULES
+
 if TYPE_CHECKING:
     import torch
 
@@ -31,16 +33,6 @@ if TYPE_CHECKING:
 NUM_RANKS = 2
 TIMEOUT_SECONDS = 400
 START = "import sys; from tests.training.ranks import main; main(sys.argv[1], int(sys.argv[2]))"
-PRELOADED = (
-    "deepspeed",
-    "fastserve_ray.training.loop",
-    "fastserve_ray.training.strategies.pipeline",
-    "fastserve_ray.training.strategies.zero",
-    "transformers.models.bert.modeling_bert",
-    "transformers.models.gpt2.modeling_gpt2",
-    "transformers.models.llama.modeling_llama",
-)
-"""What takes seconds to import. No thread is started by it, so that processes can be forked after it."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,7 @@ def run_ranks(folder: Path, cases: list[Case], num_ranks: int = NUM_RANKS) -> di
 
 def main(path: str, num_ranks: int) -> None:
     """The process that becomes all ranks."""
-    for name in PRELOADED:
+    for name in TRAINING_MODULES:
         importlib.import_module(name)
     forking = multiprocessing.get_context("fork")
     ranks = [forking.Process(target=run_rank, args=(Path(path), rank, num_ranks)) for rank in range(num_ranks)]
