@@ -55,9 +55,11 @@ class ApplicationState:
         return cause_of("\n".join(messages) or self.message)
 
     @property
-    def headline(self) -> str:
+    def news(self) -> str:
+        """What Serve says first; before it the replica's own error, where one did not start and is tried again."""
         messages = [deployment.message for deployment in self.deployments if deployment.message] or [self.message]
-        return messages[0].partition("\n")[0]
+        headline, _, more = messages[0].partition("\n")
+        return f"{cause_of(more)}\n{headline.removesuffix('. Error:')}" if more else headline
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,8 @@ def follow(dashboard: Dashboard, name: str, say: Callable[[str], None], timeout_
             raise ServeError("the model cannot be served", value=application.status, hint=application.cause)
         if time.monotonic() > deadline:
             raise ServeError(f"no replica was up after {timeout_s:g} s", value=application.cause, key="serve")
-        if application.headline not in ("", said):
-            said = application.headline
+        if application.news not in ("", said):
+            said = application.news
             say(said)
         time.sleep(POLL_S)
 

@@ -154,7 +154,6 @@ def _model_deployment(target: ServeTarget, surge_percent: int, *, has_gate: bool
         graceful_shutdown_wait_loop_s=SHUTDOWN_POLL_S,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
-        max_constructor_retry_count=1,  # a model that does not load once does not load twice
         logging_config=QUIET,
         **weight_servers(source, target.task, spec),
         request_router_config=router_config(spec.router),

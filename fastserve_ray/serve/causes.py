@@ -27,6 +27,12 @@ def cause_of(message: str) -> str:
     return "\n".join([text, *_further_lines(lines[start + 1 :])])
 
 
+def is_ours(message: str) -> bool:
+    """Whether it shows an error of FastServe-Ray's: the model or its settings are at fault, and not, for example, a
+    node that was lost while a replica started there."""
+    return OURS in message
+
+
 def _further_lines(lines: list[str]) -> list[str]:
     """Indented lines belong to the exception's text, up to the next traceback or blank line."""
     further = []

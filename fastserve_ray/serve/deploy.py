@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import ray
 from ray import serve
@@ -19,7 +19,7 @@ from ray.serve.schema import LoggingConfig
 from fastserve_ray.errors import ServeError
 from fastserve_ray.serve.app import QUIET, ServeTarget, build_app
 from fastserve_ray.serve.auth.access import access_of
-from fastserve_ray.serve.causes import cause_of
+from fastserve_ray.serve.causes import cause_of, is_ours
 from fastserve_ray.serve.client import Sample, is_ready, sample_request
 from fastserve_ray.serve.quota.deployment import forget_state
 from fastserve_ray.serve.source import ModelSource
@@ -27,7 +27,7 @@ from fastserve_ray.serve.start import check_placement, ensure_ray, ensure_serve,
 from fastserve_ray.serve.targets import all_targets, check_room, surge_percent, with_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
     from fastserve_ray.serve.auth.access import Access
@@ -73,9 +73,9 @@ class ServedApp:
         try:
             while True:
                 time.sleep(WATCH_S)
-                status, message = _state(self.name)
-                if status is None or (status == "DEPLOY_FAILED" and not is_ready(f"{self.url}/ready")):
-                    raise ServeError("the application has failed", hint=cause_of(message))
+                state = _state(self.name)
+                if state.status is None or (state.status == "DEPLOY_FAILED" and not is_ready(f"{self.url}/ready")):
+                    raise ServeError("the application has failed", hint=state.cause)
         except KeyboardInterrupt:
             return
 
@@ -141,13 +141,13 @@ def deploy(
             url, owns_serve = ensure_serve(spec)
             say("loading the model")
             old = _contents(name)
-            state = _state(name)[0]
-            if state is None:
+            before = _state(name)
+            if before.status is None:
                 forget_state(name)
-            if state in (None, "RUNNING"):  # after a failure all begin anew
+            if before.status in (None, "RUNNING"):  # after a failure all begin anew
                 targets = [with_version(target) for target in targets]
             _run(targets, access)
-        _wait(name, url, spec, say)
+        _wait(name, url, say, before.messages)
     except BaseException:
         if old is None:
             _clean_up(name, owns_serve=owns_serve, owns_ray=owns_ray)
@@ -179,7 +179,7 @@ def _run(targets: Sequence[ServeTarget], access: Access) -> None:
 
 def _contents(name: str) -> Contents | None:
     """What the application that runs was built from; None where there is none that could tell."""
-    if _state(name)[0] is None:
+    if _state(name).status is None:
         return None
     try:
         found: Contents = serve.get_app_handle(name).contents.remote().result(timeout_s=CONTENTS_TIMEOUT_S)
@@ -188,8 +188,14 @@ def _contents(name: str) -> Contents | None:
     return found
 
 
-def _wait(name: str, url: str, spec: ServeSpec, say: Callable[[str], None]) -> None:
+def _wait(name: str, url: str, say: Callable[[str], None], known: Collection[str]) -> None:
     """Until the application's replicas are up and its address answers; tells what Serve says of a slow start.
+
+    Serve tries again what did not start, since its node may have been lost. A model that does not load once does not
+    load twice: that is waited for only once.
+
+    Args:
+        known: what Serve said before, of another version.
 
     Raises:
         ServeError: a replica failed, or the time is over.
@@ -197,27 +203,38 @@ def _wait(name: str, url: str, spec: ServeSpec, say: Callable[[str], None]) -> N
     deadline = time.monotonic() + START_TIMEOUT_S
     said = ""
     while True:
-        status, message = _state(name)
-        if status in FAILED:
-            raise ServeError("the model cannot be served", hint=cause_of(message))
-        if status == "RUNNING" and is_ready(f"{url}/ready"):
+        state = _state(name)
+        if state.status in FAILED or any(is_ours(message) for message in state.messages if message not in known):
+            raise ServeError("the model cannot be served", hint=state.cause)
+        if state.status == "RUNNING" and is_ready(f"{url}/ready"):
             return
         if time.monotonic() > deadline:
-            raise ServeError(f"no replica was up after {START_TIMEOUT_S:g} s", value=cause_of(message), key="serve")
-        headline = message.partition("\n")[0]
+            raise ServeError(f"no replica was up after {START_TIMEOUT_S:g} s", value=state.cause, key="serve")
+        headline = state.messages[0].partition("\n")[0]
         if headline not in ("", said):
             say(headline)
             said = headline
         time.sleep(POLL_S)
 
 
-def _state(name: str) -> tuple[str | None, str]:
+class _State(NamedTuple):
     """Serve's word for the application's state, None when it is gone, and what it says of its deployments."""
+
+    status: str | None
+    messages: tuple[str, ...]
+    """At least one."""
+
+    @property
+    def cause(self) -> str:
+        return cause_of("\n".join(self.messages))
+
+
+def _state(name: str) -> _State:
     found = serve.status().applications.get(name)
     if found is None:
-        return None, "the application is gone"
-    messages = [deployment.message for deployment in found.deployments.values() if deployment.message]
-    return str(found.status.value), "\n".join(messages) or found.message
+        return _State(None, ("the application is gone",))
+    messages = tuple(deployment.message for deployment in found.deployments.values() if deployment.message)
+    return _State(str(found.status.value), messages or (found.message,))
 
 
 def _clean_up(name: str, *, owns_serve: bool, owns_ray: bool) -> None:
@@ -228,7 +245,7 @@ def _clean_up(name: str, *, owns_serve: bool, owns_ray: bool) -> None:
         ray.shutdown()
     elif owns_serve:
         stop_serve()
-    elif _state(name)[0] in (*FAILED, "DEPLOYING"):
+    elif _state(name).status in (*FAILED, "DEPLOYING"):
         serve.delete(name)
 
 

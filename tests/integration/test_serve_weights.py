@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, cast
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import openai
@@ -18,8 +19,10 @@ from tests.integration.served import save_embedder
 from tests.integration.test_serve import generate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from ray.actor import ActorHandle
 
     from fastserve_ray.engines.protocol import EmbeddingEngine
 
@@ -97,13 +100,16 @@ def test_an_embedder_reads_from_them(stored_app: ServedApp, embedder_folder: Pat
 
 
 def test_serving_goes_on_when_servers_and_a_replica_are_lost(stored_app: ServedApp, expected: str) -> None:
-    """The replica that comes in place of the lost one finds the store whole again."""
+    """The replica that comes in place of the lost one finds the store whole again, though a server is lost once more
+    while it starts."""
     handles = [ray.get_actor(name, namespace=NAMESPACE) for name in actors("SERVE_DEPLOYMENT_ACTOR")]
+    name = min(actors("SERVE_DEPLOYMENT_ACTOR"))
     old_replicas = actors("SERVE_REPLICA")
     victim, survivor = (ray.get_actor(name, namespace=NAMESPACE) for name in sorted(old_replicas))
     for handle in (*handles, victim):
         ray.kill(handle)
     deadline = time.monotonic() + DEADLINE_S
+    ray.kill(successor_of(name, handles, deadline))
     while len(actors("SERVE_REPLICA") - old_replicas) < 1 or len(actors("SERVE_DEPLOYMENT_ACTOR")) < 2:
         assert time.monotonic() < deadline, actors("SERVE_REPLICA")
         time.sleep(0.2)
@@ -117,6 +123,17 @@ def test_serving_goes_on_when_servers_and_a_replica_are_lost(stored_app: ServedA
         except openai.APIStatusError:
             assert time.monotonic() < deadline
             time.sleep(0.2)
+
+
+def successor_of(name: str, handles: Sequence[ActorHandle[Any]], deadline: float) -> ActorHandle[Any]:
+    """The actor that has this name and is none of ``handles``, as soon as Ray knows it: it does not run yet."""
+    while time.monotonic() < deadline:
+        with suppress(ValueError):
+            handle = ray.get_actor(name, namespace=NAMESPACE)
+            if handle not in handles:
+                return handle
+        time.sleep(0.01)
+    raise AssertionError(f"{name} is not started again")
 
 
 def test_a_model_whose_layers_are_streamed(ray_cluster: str, generator_folder: Path, expected: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastserve_ray.serve.causes import cause_of
+from fastserve_ray.serve.causes import cause_of, is_ours
 
 OURS = """A replica failed to start with exception. Retrying 0 more time(s). Error:
 Traceback (most recent call last):
@@ -33,3 +33,8 @@ def test_other_errors_are_shown_with_their_class() -> None:
 
 def test_a_message_without_an_exception_is_shown_as_it_is() -> None:
     assert cause_of("Deployment needs 4 CPU, 2 are there.") == "Deployment needs 4 CPU, 2 are there."
+
+
+def test_a_lost_node_is_no_fault_of_the_model() -> None:
+    assert is_ours(OURS)
+    assert not is_ours("Deployment actor 'weights-0' failed: The actor died because its node has died.")
