@@ -25,8 +25,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED) ## Train, tune, compress, verify and serve a small model from one YAML (WAIT=0: stop after the sample).
 	$(BIN)/fastserve run cluster/quickstart.yaml $(if $(filter 0,$(WAIT)),--no-wait,--wait)
 
-test: check helm ## Static checks, then all tests.
-	$(BIN)/python -m pytest
+test: check helm ## Static checks, then all tests: those that start Ray in one process, the others in another.
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: $(INSTALLED) ## Lint, format, types, layers, spelling.
 	$(BIN)/ruff check .

@@ -21,6 +21,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 set_environment()
 
+RAY_FOLDERS = ("integration", "deployments", "weights")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What the processes of `pytest -n N --dist loadgroup` do not share out: all that starts Ray, which so runs in one
+    of them, and the tests of one file."""
+    here = Path(__file__).parent
+    for item in items:
+        path = item.path.relative_to(here)
+        starts_ray = path.parts[0] in RAY_FOLDERS or "ray_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(path)))
+
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:

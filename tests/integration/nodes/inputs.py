@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from fastserve_ray.artifacts.registry import Registry
-from fastserve_ray.serve.environment import ENVIRONMENT
 from fastserve_ray.spec import DataSpec, PythonDocsSource, RunSpec
 from fastserve_ray.storage.filesystem import Storage
 from fastserve_ray.training.in_process import on_one_worker, train_in_process
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 STEPS = 400
 PROGRAM_S = 400.0
-RAY = {"RAY_AUTH_MODE": "token", "RAY_gcs_rpc_server_reconnect_timeout_s": "300", **ENVIRONMENT}
+RAY = {"RAY_AUTH_MODE": "token", "RAY_gcs_rpc_server_reconnect_timeout_s": "300"}
 """The second: how long Ray's processes wait for a head that is gone, before they end; KubeRay sets 600."""
 
 
