@@ -85,7 +85,7 @@ def ensure_serve(spec: ServeSpec) -> tuple[str, bool]:
     running = _running_http()
     if running is None:
         port = choose_port(spec.host, spec.port)
-        serve.start(http_options={"host": spec.host, "port": port}, logging_config=QUIET)
+        _start_serve({"host": spec.host, "port": port})
         return base_url(spec.host, port, spec.route_prefix), True
     host, port = running
     if spec.port not in (0, port):
@@ -96,6 +96,15 @@ def ensure_serve(spec: ServeSpec) -> tuple[str, bool]:
             key="serve.port",
         )
     return base_url(host, port, spec.route_prefix), False
+
+
+def _start_serve(http_options: dict[str, Any]) -> None:
+    """Serve's controller starts another proxy in place of one that is lost while it starts, as on a machine that is so
+    busy that it does not answer in time; the call that waits for the first one fails, and the next one joins."""
+    try:
+        serve.start(http_options=http_options, logging_config=QUIET)
+    except RayActorError:
+        serve.start(http_options=http_options, logging_config=QUIET)
 
 
 def _running_http() -> tuple[str, int] | None:
