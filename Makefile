@@ -26,7 +26,7 @@ quickstart: $(INSTALLED) ## Train, tune, compress, verify and serve a small mode
 	$(BIN)/fastserve run cluster/quickstart.yaml $(if $(filter 0,$(WAIT)),--no-wait,--wait)
 
 test: check helm ## Static checks, then all tests: those that start Ray in one process, the others in another.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 check: $(INSTALLED) ## Lint, format, types, layers, spelling.
 	$(BIN)/ruff check .

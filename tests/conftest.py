@@ -6,9 +6,10 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from fastserve_ray.serve.environment import set_environment
 
@@ -21,17 +22,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 set_environment()
 
-RAY_FOLDERS = ("integration", "deployments", "weights")
+WITH_RAY = ("tests/integration/", "tests/deployments/", "tests/weights/", "tests/serve/test_stored.py")
+"""Tests that start Ray, or use the one of `ray_cluster`."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What the processes of `pytest -n N --dist loadgroup` do not share out: all that starts Ray, which so runs in one
-    of them, and the tests of one file."""
-    here = Path(__file__).parent
-    for item in items:
-        path = item.path.relative_to(here)
-        starts_ray = path.parts[0] in RAY_FOLDERS or "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray else str(path)))
+class ByFile(LoadFileScheduling):
+    """For ``pytest -n``: a file's tests run in one process, and all that start Ray in the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return WITH_RAY[0] if nodeid.startswith(WITH_RAY) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

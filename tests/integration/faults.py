@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import json
-import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import psutil
 import ray
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BACK_S = 60.0
 """By then full service is back."""
 CLOSED = (httpx.NetworkError, httpx.RemoteProtocolError)
 """What httpx says of a connection that the server closed; its time-outs mean that the server hangs."""
 PROMPT = "the cat sat on the"
-
-
-def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
-        time.sleep(0.05)
 
 
 def processes(title: str) -> list[psutil.Process]:

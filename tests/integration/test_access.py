@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +20,14 @@ from fastserve_ray.serve.quota.deployment import load_state
 from fastserve_ray.spec.access import AuthSpec, LimitsSpec
 from fastserve_ray.spec.keys import hash_of
 from fastserve_ray.spec.serve import ServeSpec
+from tests.integration.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 pytestmark = pytest.mark.slow
+
+DEADLINE_S = 60.0
 
 KEYS = f"""
 keys:
@@ -66,13 +68,6 @@ def gauges(served: ServedApp) -> dict[str, float]:
         for sample in family.samples:
             found[sample.name] = found.get(sample.name, 0.0) + sample.value
     return found
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def client(served: ServedApp, key: str) -> openai.OpenAI:
@@ -121,7 +116,7 @@ def test_usage(guarded: ServedApp) -> None:
     answer = complete(guarded, "alice's", max_tokens=7)
     list(complete(guarded, "alice's", max_tokens=5, stream=True))
     spent = before["completion_tokens"] + 12  # settled a moment after the answer
-    wait_until(lambda: usage("alice's")["alice"]["completion_tokens"] == spent, "12 tokens are alice's")
+    wait_for(lambda: usage("alice's")["alice"]["completion_tokens"] == spent, DEADLINE_S, "12 tokens are alice's")
     after = usage("alice's")["alice"]
     assert after["requests"] - before["requests"] == 2
     assert after["prompt_tokens"] - before["prompt_tokens"] == 2 * answer.usage.prompt_tokens
@@ -146,7 +141,11 @@ def test_a_request_ends_at_its_own_deadline(guarded: ServedApp) -> None:
     with pytest.raises(openai.InternalServerError) as late:
         complete(guarded, "alice's", extra_headers=headers, max_tokens=2000, n=3)
     assert (late.value.status_code, late.value.code) == (504, "timeout")
-    wait_until(lambda: gauges(guarded)["fastserve_num_requests_running"] == 0, "the engine goes on after the deadline")
+    wait_for(
+        lambda: gauges(guarded)["fastserve_num_requests_running"] == 0,
+        DEADLINE_S,
+        "nothing runs",
+    )
 
 
 def test_a_client_that_leaves_frees_its_place_its_slot_and_its_blocks(guarded: ServedApp) -> None:
@@ -167,7 +166,7 @@ def test_a_client_that_leaves_frees_its_place_its_slot_and_its_blocks(guarded: S
         pages.append(gauges(guarded))
         return pages[-1]["fastserve_num_requests_running"] == 0
 
-    wait_until(is_gone, "the request that was left still runs")
+    wait_for(is_gone, DEADLINE_S, "it has ended")
     assert pages[-1]["fastserve_kv_tokens_used"] == 0
     assert complete(guarded, "erin's").usage.completion_tokens == 4
 
@@ -198,7 +197,7 @@ def test_metrics_are_by_key_and_add_up(guarded: ServedApp) -> None:
     before = of_alice()
     list(complete(guarded, "alice's", max_tokens=200, stream=True))
     written = before.get("generation_tokens_total", 0.0) + 200  # counted a moment after the answer
-    wait_until(lambda: of_alice().get("generation_tokens_total") == written, "200 tokens are alice's")
+    wait_for(lambda: of_alice().get("generation_tokens_total") == written, DEADLINE_S, "200 tokens are alice's")
     after = of_alice()
     took = {name: after[name] - before.get(name, 0.0) for name in after}
     parts = [f"request_{part}_time_seconds_sum" for part in ("queue", "route", "prefill", "decode")]
@@ -215,7 +214,7 @@ def test_requests_are_logged_without_their_texts(guarded: ServedApp) -> None:
         texts = [file.read_text() for file in folder.glob("*ingress*")]
         return [line for text in texts for line in text.splitlines() if '"request_id": "logged-1"' in line]
 
-    wait_until(lambda: bool(lines()), "the log has no line of the request")
+    wait_for(lambda: bool(lines()), DEADLINE_S, "the log has its line")
     (line,) = lines()
     assert '"key": "alice"' in line
     assert '"generation_tokens": 4' in line
@@ -247,7 +246,11 @@ async def test_a_key_that_floods_is_turned_away_and_another_is_served(guarded: S
     for response in refused:
         assert (response.status_code, response.json()["error"]["code"]) == (503, "overloaded")
         assert 1 <= int(response.headers["retry-after"]) <= 60
-    wait_until(lambda: gauges(guarded)["fastserve_num_requests_running"] == 0, "the flood goes on without its clients")
+    wait_for(
+        lambda: gauges(guarded)["fastserve_num_requests_running"] == 0,
+        DEADLINE_S,
+        "nothing runs",
+    )
 
 
 def status_of(served: ServedApp, key: str) -> int:
@@ -256,20 +259,21 @@ def status_of(served: ServedApp, key: str) -> int:
 
 def test_a_changed_file_of_keys_takes_effect_while_the_server_runs(guarded: ServedApp, keys_file: Path) -> None:
     keys_file.write_text(KEYS + f"  - {{name: henry, sha256: {hash_of('henrys')}, tokens_per_minute: 5}}\n")
-    wait_until(lambda: status_of(guarded, "henrys") == 200, "a new key is known")
+    wait_for(lambda: status_of(guarded, "henrys") == 200, DEADLINE_S, "a new key is known")
     assert status_of(guarded, "alice's") == 200
     with pytest.raises(openai.RateLimitError) as tokens:
         complete(guarded, "henrys", max_tokens=90)
     assert tokens.value.type == "tokens", "its limits came with it"
     keys_file.write_text("keys: [this is wrong")
     folder = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
-    wait_until(
+    wait_for(
         lambda: any("the keys stay as they were" in file.read_text() for file in folder.glob("*ingress*")),
+        DEADLINE_S,
         "the log says that the file is wrong",
     )
     assert status_of(guarded, "henrys") == 200
     keys_file.write_text(KEYS)
-    wait_until(lambda: status_of(guarded, "henrys") == 401, "a key that was taken out is not known any more")
+    wait_for(lambda: status_of(guarded, "henrys") == 401, DEADLINE_S, "a key that was taken out is not known any more")
     assert complete(guarded, "alice's").usage.completion_tokens == 4
 
 
@@ -290,12 +294,12 @@ def test_quotas_and_usage_outlive_their_ledger(guarded: ServedApp) -> None:
         ]
 
     complete(guarded, "alice's")
-    wait_until(lambda: prompt_tokens() > 0, "the request is settled")
+    wait_for(lambda: prompt_tokens() > 0, DEADLINE_S, "the request is settled")
     before = prompt_tokens()
-    wait_until(lambda: kept() == before, "it is kept")
+    wait_for(lambda: kept() == before, DEADLINE_S, "it is kept")
     (old,) = ledgers()
     ray.kill(ray.get_actor(old, namespace="serve"))
-    wait_until(lambda: bool(ledgers()) and old not in ledgers(), "Serve has replaced it")
-    wait_until(lambda: prompt_tokens() == before, "the new one goes on where the old one was")
+    wait_for(lambda: bool(ledgers()) and old not in ledgers(), DEADLINE_S, "Serve has replaced it")
+    wait_for(lambda: prompt_tokens() == before, DEADLINE_S, "the new one goes on where the old one was")
     complete(guarded, "alice's")
-    wait_until(lambda: prompt_tokens() > before, "and counts on")
+    wait_for(lambda: prompt_tokens() > before, DEADLINE_S, "and counts on")

@@ -17,9 +17,10 @@ from fastserve_ray.serve.routing.policy import STATS_KEY
 from fastserve_ray.serve.routing.work import ExpectedWork
 from fastserve_ray.serve.start import ensure_serve, stop_serve
 from fastserve_ray.spec.serve import RouterSpec, ServeSpec
+from tests.integration.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 NUM_REPLICAS = 3
 DEADLINE_S = 60.0
@@ -102,13 +103,6 @@ def call(prompt: str, tokens: float = 300.0) -> GenerateCall:
     return GenerateCall("r", prompts=(prompt,), work=ExpectedWork(tokens, 10.0))
 
 
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
 class Elsewhere:
     """Another process with a handle of the deployment, and so with a router of its own."""
 
@@ -145,7 +139,11 @@ def answer(response: Any) -> str:
 def wait_until_idle(handle: Any) -> None:
     """The end of a call reaches the router a moment after its answer the caller."""
     policy = handle._router._asyncio_router.request_router._policy
-    wait_for(lambda: not sum(policy.load(name, time.monotonic()) for name in list(policy._served)), "no load is left")
+    wait_for(
+        lambda: not sum(policy.load(name, time.monotonic()) for name in list(policy._served)),
+        DEADLINE_S,
+        "no load is left",
+    )
 
 
 def test_a_prefix_keeps_its_replica_and_prefixes_spread(handle: Any) -> None:
@@ -158,7 +156,7 @@ def test_a_prefix_keeps_its_replica_and_prefixes_spread(handle: Any) -> None:
 
 def test_a_popular_prefix_does_not_draw_everything_to_one_replica(handle: Any, tally: Any) -> None:
     calls = [handle.hold.remote(call(f"popular {PROMPT} {number}")) for number in range(12)]
-    wait_for(lambda: sum(held(tally)) == 12, "all calls are in a replica")
+    wait_for(lambda: sum(held(tally)) == 12, DEADLINE_S, "all calls are in a replica")
     assert max(held(tally)) <= 1.5 * 12 / NUM_REPLICAS
     ray.get(tally.release.remote())
     assert len({answer(done) for done in calls}) == NUM_REPLICAS
@@ -166,16 +164,16 @@ def test_a_popular_prefix_does_not_draw_everything_to_one_replica(handle: Any, t
 
 def test_full_replicas_make_requests_wait_in_the_router(handle: Any, tally: Any) -> None:
     calls = [handle.hold.remote(call(f"{number} {PROMPT}")) for number in range(8 * NUM_REPLICAS + 3)]
-    wait_for(lambda: held(tally) == [8] * NUM_REPLICAS, "every replica is full")
+    wait_for(lambda: held(tally) == [8] * NUM_REPLICAS, DEADLINE_S, "every replica is full")
     ray.get(tally.release.remote())
-    wait_for(lambda: sum(held(tally)) == 3, "those that waited are in")
+    wait_for(lambda: sum(held(tally)) == 3, DEADLINE_S, "those that waited are in")
     ray.get(tally.release.remote())
     assert all(answer(done) for done in calls)
 
 
 def test_calls_that_are_cancelled_leave_no_load(handle: Any, tally: Any) -> None:
     calls = [handle.hold.remote(call(f"left {PROMPT}", tokens=10_000.0)) for _ in range(6)]
-    wait_for(lambda: sum(held(tally)) == 6, "all calls are in a replica")
+    wait_for(lambda: sum(held(tally)) == 6, DEADLINE_S, "all calls are in a replica")
     for left in calls:
         left.cancel()
     wait_until_idle(handle)
@@ -189,12 +187,12 @@ def test_a_router_elsewhere_keeps_off_what_this_process_has_loaded(handle: Any, 
     wait_until_idle(handle)
     home = ray.get(elsewhere.name.remote(call(idle)))
     busy = handle.hold.remote(call(idle, tokens=50_000.0))
-    wait_for(lambda: sum(held(tally)) == 1, "the call is in a replica")
-    wait_for(lambda: max(ray.get(elsewhere.loads.remote()).values()) >= 50_000, "the report has come")
+    wait_for(lambda: sum(held(tally)) == 1, DEADLINE_S, "the call is in a replica")
+    wait_for(lambda: max(ray.get(elsewhere.loads.remote()).values()) >= 50_000, DEADLINE_S, "the report has come")
     (loaded,) = (name for name, load in ray.get(elsewhere.loads.remote()).items() if load >= 50_000)
     assert loaded == home, "where the other process would have gone"
     assert ray.get(elsewhere.name.remote(call(idle))) != home
     ray.get(tally.release.remote())
     assert answer(busy) == home
-    wait_for(lambda: not max(ray.get(elsewhere.loads.remote()).values()), "and that it has ended")
+    wait_for(lambda: not max(ray.get(elsewhere.loads.remote()).values()), DEADLINE_S, "and that it has ended")
     assert ray.get(elsewhere.name.remote(call(f"{idle} again"))) == home

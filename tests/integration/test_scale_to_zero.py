@@ -17,12 +17,15 @@ from fastserve_ray.serve.cold_start import PHASES
 from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.serve import AutoscalingSpec, EngineSpec, SchedulerSpec, ServeSpec
 from tests.integration.served import CONTEXT
+from tests.integration.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
+
+DEADLINE_S = 120.0
 
 SHORT: dict[str, Any] = {"model": "sleepy", "prompt": "the cat sat on the", "max_tokens": 8, "temperature": 0}
 LONG: dict[str, Any] = {**SHORT, "max_tokens": CONTEXT - 32, "n": 16, "stream": True}
@@ -57,13 +60,6 @@ def num_running() -> int:
     return int(
         serve.status().applications["sleepy"].deployments[deployment_name("sleepy")].replica_states.get("RUNNING", 0)
     )
-
-
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def test_at_zero_it_is_ready(sleepy: ServedApp) -> None:
@@ -101,11 +97,11 @@ def test_tokens_scale_up_and_the_last_replica_stops_when_there_are_none(sleepy: 
     with ThreadPoolExecutor(2) as pool:
         clients = [pool.submit(ask_until, sleepy, enough) for _ in range(2)]
         try:
-            wait_for(lambda: num_running() == 2, "a second replica is up")
+            wait_for(lambda: num_running() == 2, DEADLINE_S, "a second replica is up")
         finally:
             enough.set()
         assert all(client.result(timeout=60) for client in clients), "their requests ran"
-    wait_for(lambda: num_replicas() == 0, "without work there is no replica")
+    wait_for(lambda: num_replicas() == 0, DEADLINE_S, "without work there is no replica")
     assert httpx.get(f"{sleepy.url}/ready").json()["status"] == "ready, scaled to zero"
     again = httpx.post(f"{sleepy.url}/v1/completions", json=SHORT, timeout=120)
     assert again.status_code == 200, again.text
@@ -131,12 +127,12 @@ MANY: dict[str, Any] = {**SHORT, "prompt": [5] * 200, "max_tokens": 100}
 def test_what_waits_at_the_gate_scales_up(sleepy: ServedApp) -> None:
     """Three of these requests are in the replica, with 900 tokens at most; a second one is started for the others."""
     assert httpx.post(f"{sleepy.url}/v1/completions", json=SHORT, timeout=120).status_code == 200
-    wait_for(lambda: num_running() == 1, "one replica is up")
+    wait_for(lambda: num_running() == 1, DEADLINE_S, "one replica is up")
     enough = threading.Event()
     with ThreadPoolExecutor(40) as pool:
         clients = [pool.submit(ask_whole_until, sleepy, enough) for _ in range(40)]
         try:
-            wait_for(lambda: num_running() == 2, "a second replica is up")
+            wait_for(lambda: num_running() == 2, DEADLINE_S, "a second replica is up")
         finally:
             enough.set()
         assert all(client.result(timeout=60) for client in clients), "all are answered"

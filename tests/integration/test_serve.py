@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,10 @@ from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec
 from fastserve_ray.spec.train import WorkerResources
 from tests.integration.served import CONTEXT, save_classifier
+from tests.integration.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.slow
@@ -64,15 +64,6 @@ def metrics(app: ServedApp) -> dict[str, float]:
         for sample in family.samples:
             found[sample.name] = found.get(sample.name, 0.0) + sample.value
     return found
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def test_greedy_completion_is_transformers_generate_token_for_token(
@@ -244,19 +235,19 @@ def test_a_client_that_leaves_a_stream_frees_the_engine(app: ServedApp) -> None:
         parts = response.iter_bytes()  # kept: httpx closes the connection with the iterator
         next(parts)
         assert metrics(app)["fastserve_num_requests_running"] == 16
-    assert wait_for(lambda: metrics(app)["fastserve_num_requests_running"] == 0, 2)
+    wait_for(lambda: metrics(app)["fastserve_num_requests_running"] == 0, 2, "nothing runs")
     assert metrics(app)["fastserve_kv_tokens_used"] == 0
-    assert wait_for(lambda: metrics(app)["fastserve_generation_tokens_total"] > before, 2)
+    wait_for(lambda: metrics(app)["fastserve_generation_tokens_total"] > before, 2, "its tokens are counted")
     assert metrics(app)["fastserve_generation_tokens_total"] - before < 16 * (CONTEXT - 32) / 2
 
 
 def test_a_client_that_leaves_a_whole_answer_frees_the_engine(app: ServedApp) -> None:
     with ThreadPoolExecutor(1) as pool:
-        left = pool.submit(httpx.post, f"{app.url}/v1/completions", json=LONG, timeout=1.0)
-        assert wait_for(lambda: metrics(app)["fastserve_num_requests_running"] == 16, 1)
+        left = pool.submit(httpx.post, f"{app.url}/v1/completions", json=LONG, timeout=2.0)
+        wait_for(lambda: metrics(app)["fastserve_num_requests_running"] == 16, 2, "all choices run")
         with pytest.raises(httpx.ReadTimeout):
             left.result()
-    assert wait_for(lambda: metrics(app)["fastserve_num_requests_running"] == 0, 2)
+    wait_for(lambda: metrics(app)["fastserve_num_requests_running"] == 0, 2, "nothing runs")
     assert metrics(app)["fastserve_kv_tokens_used"] == 0
 
 
@@ -324,7 +315,7 @@ def test_overload_and_time_limits(app: ServedApp, generator_folder: Path) -> Non
         refused = next(answer for answer in answers if answer.status_code == 503)
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["code"] == "overloaded"
-        assert wait_for(lambda: metrics(tight)["fastserve_num_requests_running"] == 0, 5)
+        wait_for(lambda: metrics(tight)["fastserve_num_requests_running"] == 0, 5, "nothing runs")
     finally:
         tight.shutdown()
 

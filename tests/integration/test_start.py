@@ -11,7 +11,8 @@ import ray
 
 from fastserve_ray.serve.start import ensure_serve, stop_serve
 from fastserve_ray.spec.serve import ServeSpec
-from tests.integration.faults import CLOSED, wait_for
+from tests.integration.faults import CLOSED
+from tests.integration.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 

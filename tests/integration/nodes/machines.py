@@ -1,8 +1,8 @@
 """A Ray cluster whose nodes are raylets on this machine, started with ``ray start`` as a user starts them.
 
-Each has a network of its own: a network namespace with one end of a veth pair, whose other end is in a bridge. An
-address of this machine reaches nobody there, and only what was told the right address of the right node works. Making
-networks needs root on Linux.
+They share this machine's network, or each has one of its own: a network namespace with one end of a veth pair, whose
+other end is in a bridge. An address of this machine reaches nobody there, and only what was told the right address of
+the right node works. Making networks needs root on Linux.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 START_S = 120.0
 STORE_BYTES = 100 * 2**20
+SHARED = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class Machine:
     """A place for one raylet."""
 
     address: str
-    network: str
-    """The name of its network namespace."""
+    network: str | None = None
+    """The name of its network namespace; None: this machine's own network."""
 
     def command(self, *words: str) -> list[str]:
         """``words`` as a command that runs there."""
-        return ["ip", "netns", "exec", self.network, *words]
+        return [*(("ip", "netns", "exec", self.network) if self.network else ()), *words]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,12 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
+@contextmanager
+def one_network(count: int) -> Iterator[list[Machine]]:
+    """Machines that share the address of this one."""
+    yield [Machine(SHARED)] * count
+
+
 def why_no_networks() -> str | None:
     """What keeps networks from being made here."""
     if os.geteuid() != 0:
@@ -162,12 +169,12 @@ def own_networks(count: int) -> Iterator[list[Machine]]:
             _plug(machine, hub, f"port{index}")
         yield machines
     finally:
-        for name in (hub, *(machine.network for machine in machines)):
+        for name in (hub, *(str(machine.network) for machine in machines)):
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
 def _plug(machine: Machine, hub: str, port: str) -> None:
-    network = machine.network
+    network = str(machine.network)
     _ip("netns", "add", network)
     _ip("link", "add", "eth0", "netns", network, "type", "veth", "peer", "name", port, "netns", hub)
     _ip("-n", hub, "link", "set", port, "master", "bridge", "up")

@@ -24,8 +24,9 @@ from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec, ShardsSpec
 from fastserve_ray.spec.weights import WeightsSpec
 from fastserve_ray.training.launch import train_on_ray
-from tests.integration.faults import Clients, Seen, wait_for
+from tests.integration.faults import Clients, Seen
 from tests.integration.nodes.machines import Nodes, kill
+from tests.integration.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

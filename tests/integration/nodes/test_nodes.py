@@ -9,7 +9,7 @@ import pytest
 from fastserve_ray.events.log import EventReader
 from tests.integration.faults import PROMPT
 from tests.integration.nodes.inputs import Training, check_metrics, prepare_training, run_program
-from tests.integration.nodes.machines import new_cluster, own_networks, why_no_networks
+from tests.integration.nodes.machines import new_cluster, one_network, own_networks, why_no_networks
 from tests.integration.nodes.program import TOKENS, Work
 from tests.integration.test_serve import generate
 
@@ -29,14 +29,14 @@ class Case(NamedTuple):
     addresses: list[str]
 
 
-@pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory, generator_folder: Path) -> Case:
-    """What the program found; each node has a network of its own."""
-    if reason := why_no_networks():
+@pytest.fixture(scope="module", params=[one_network, own_networks])
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, generator_folder: Path) -> Case:
+    """What the program found, where the nodes share a network, and where each has its own."""
+    if request.param is own_networks and (reason := why_no_networks()):
         pytest.skip(f"{reason}: this test did not run")
     folder = tmp_path_factory.mktemp("nodes")
     training = prepare_training(folder, num_workers=2)
-    with own_networks(NUM_MACHINES) as machines, new_cluster(machines) as nodes:
+    with request.param(NUM_MACHINES) as machines, new_cluster(machines) as nodes:
         found = run_program(machines[0], "program", Work(nodes, generator_folder, training.arguments), folder)
     return Case(found, training, [machine.address for machine in machines])
 
