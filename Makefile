@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED) ## Train, tune, compress, verify and serve a small model from one YAML (WAIT=0: stop after the sample).
 	$(BIN)/fastserve run cluster/quickstart.yaml $(if $(filter 0,$(WAIT)),--no-wait,--wait)
 
-test: check helm ## Static checks, then all tests: those that start Ray in one process, the others in another.
+test: check helm ## Static checks, then all tests, in two processes.
 	$(BIN)/python -m pytest -n 2
 
 check: $(INSTALLED) ## Lint, format, types, layers, spelling.

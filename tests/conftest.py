@@ -23,14 +23,18 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 set_environment()
 
 WITH_RAY = ("tests/integration/", "tests/deployments/", "tests/weights/", "tests/serve/test_stored.py")
-"""Tests that start Ray, or use the one of `ray_cluster`."""
+"""Tests that use the Ray of `ray_cluster`, or start one."""
+SEVERAL_NODES = ("tests/integration/nodes/", "tests/weights/test_nodes.py")
+"""Of those, tests in processes and clusters of their own, which take minutes."""
 
 
 class ByFile(LoadFileScheduling):
-    """For ``pytest -n``: a file's tests run in one process, and all that start Ray in the same one."""
+    """For ``pytest -n``: a file's tests run in one process, and the tests that share a Ray in the same one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return WITH_RAY[0] if nodeid.startswith(WITH_RAY) else super()._split_scope(nodeid)
+        if nodeid.startswith(WITH_RAY) and not nodeid.startswith(SEVERAL_NODES):
+            return WITH_RAY[0]
+        return super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.integration.nodes.machines import Machine
 
 STEPS = 400
-PROGRAM_S = 400.0
+PROGRAM_S = 800.0
 RAY = {"RAY_AUTH_MODE": "token", "RAY_gcs_rpc_server_reconnect_timeout_s": "300"}
 """The second: how long Ray's processes wait for a head that is gone, before they end; KubeRay sets 600."""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from ray.util import get_node_ip_address
 
 from fastserve_ray.serve.ports import choose_port
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 START_S = 120.0
 STORE_BYTES = 100 * 2**20
-SHARED = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def _family(pid: int) -> list[psutil.Process]:
 
 @contextmanager
 def one_network(count: int) -> Iterator[list[Machine]]:
-    """Machines that share the address of this one."""
-    yield [Machine(SHARED)] * count
+    """Machines that share the address of this one, as Ray has it."""
+    yield [Machine(get_node_ip_address())] * count
 
 
 def why_no_networks() -> str | None:

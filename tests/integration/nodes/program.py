@@ -37,7 +37,7 @@ NAME = "tiny"
 TOKENS = 40
 KILLED_AT = 100
 """A step. Ray's controller has heard of several checkpoints by then, and some seconds of training are left."""
-BACK_S = 120.0
+BACK_S = 240.0
 STARTED = time.monotonic()
 SHARDED = ServeSpec(port=0, shards=ShardsSpec(tensor=2))
 REPLICATED = ServeSpec(
