@@ -34,7 +34,7 @@ class ByFile(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(WITH_RAY) and not nodeid.startswith(SEVERAL_NODES):
             return WITH_RAY[0]
-        return super()._split_scope(nodeid)
+        return str(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
