@@ -12,7 +12,7 @@ import click
 from fastserve_ray.cli.common import check_files, console, json_option, print_json, read_spec, set_option, spec_argument
 from fastserve_ray.cli.submit import address_option
 from fastserve_ray.errors import ServeError
-from fastserve_ray.remote.applications import FAILED
+from fastserve_ray.serve.causes import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastserve_ray.remote.history import History, Version
     from fastserve_ray.spec.run import RunSpec
 
-_STYLES = {"RUNNING": "green", "DEPLOY_FAILED": "red", "UNHEALTHY": "red"}
+_STYLES = {"RUNNING": "green", **dict.fromkeys(FAILED, "red")}
 wait_option = click.option(
     "--wait/--no-wait", default=True, help="Wait until it runs, or return once it is handed over."
 )

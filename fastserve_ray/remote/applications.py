@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.errors import ServeError
-from fastserve_ray.serve.causes import cause_of
+from fastserve_ray.serve.causes import FAILED, cause_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from fastserve_ray.remote.dashboard import Dashboard
 
 PATH = "/api/serve/applications/"
-FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 TIMEOUT_S = 900.0
 """Large models take minutes to read, and a runtime environment takes minutes to install."""
 POLL_S = 0.5

@@ -6,7 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from fastserve_ray.errors import ServeError
-from fastserve_ray.remote.applications import FAILED, follow, put_application, read_serve
+from fastserve_ray.remote.applications import follow, put_application, read_serve
+from fastserve_ray.serve.causes import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -6,6 +6,8 @@ import re
 
 EXCEPTION = re.compile(r"^(?:[\w.]*\.)?(\w+(?:Error|Exception|Exit|Interrupt))(?:: (.*))?$")
 OURS = "fastserve_ray.errors."
+FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
+"""Serve's words for an application that does not come up."""
 MAX_LINES = 12
 
 

@@ -19,7 +19,7 @@ from ray.serve.schema import LoggingConfig
 from fastserve_ray.errors import ServeError
 from fastserve_ray.serve.app import QUIET, ServeTarget, build_app
 from fastserve_ray.serve.auth.access import access_of
-from fastserve_ray.serve.causes import cause_of, is_ours
+from fastserve_ray.serve.causes import FAILED, cause_of, is_ours
 from fastserve_ray.serve.client import Sample, is_ready, sample_request
 from fastserve_ray.serve.quota.deployment import forget_state
 from fastserve_ray.serve.source import ModelSource
@@ -43,7 +43,6 @@ WATCH_S = 2.0
 """How often `ServedApp.wait` looks at the application."""
 Contents = tuple[tuple[ServeTarget, ...], "Access"]
 """What an application is built from."""
-FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
 
 @dataclass

@@ -47,3 +47,22 @@ def save_classifier(folder: Path, *, seed: int = 0) -> None:
     model = build_classifier("bert", seed=seed, id2label=LABELS, label2id=label2id)
     model.save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
+
+
+def generate(folder: Path, prompt: str, max_tokens: int) -> tuple[str, int]:
+    """What transformers' generate adds to ``prompt``, and the prompt's tokens."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    inputs = tokenizer(prompt, return_tensors="pt")
+    length = inputs["input_ids"].shape[1]
+    output = model.generate(
+        inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        do_sample=False,
+        max_new_tokens=max_tokens,
+        min_new_tokens=max_tokens,
+    )
+    whole, start = tokenizer.decode(output[0]), tokenizer.decode(output[0][:length])
+    return whole[len(start) :], length

@@ -20,7 +20,7 @@ from fastserve_ray.serve.quota.deployment import load_state
 from fastserve_ray.spec.access import AuthSpec, LimitsSpec
 from fastserve_ray.spec.keys import hash_of
 from fastserve_ray.spec.serve import ServeSpec
-from tests.integration.waiting import wait_for
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

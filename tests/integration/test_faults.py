@@ -18,8 +18,8 @@ from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.serve import ServeSpec, ShardsSpec
 from fastserve_ray.spec.train import WorkerResources
 from tests.integration.faults import BACK_S, PROMPT, Clients, Seen, num_in_replica, processes, the_process
-from tests.integration.test_serve import generate
-from tests.integration.waiting import wait_for
+from tests.integration.served import generate
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

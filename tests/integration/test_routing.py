@@ -17,7 +17,7 @@ from fastserve_ray.serve.routing.policy import STATS_KEY
 from fastserve_ray.serve.routing.work import ExpectedWork
 from fastserve_ray.serve.start import ensure_serve, stop_serve
 from fastserve_ray.spec.serve import RouterSpec, ServeSpec
-from tests.integration.waiting import wait_for
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from fastserve_ray.serve.cold_start import PHASES
 from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.serve import AutoscalingSpec, EngineSpec, SchedulerSpec, ServeSpec
 from tests.integration.served import CONTEXT
-from tests.integration.waiting import wait_for
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

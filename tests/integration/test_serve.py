@@ -21,8 +21,8 @@ from fastserve_ray.serve.client import post
 from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.serve import AutoscalingSpec, ServeSpec
 from fastserve_ray.spec.train import WorkerResources
-from tests.integration.served import CONTEXT, save_classifier
-from tests.integration.waiting import wait_for
+from tests.integration.served import CONTEXT, generate, save_classifier
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,25 +75,6 @@ def test_greedy_completion_is_transformers_generate_token_for_token(
     assert answer.choices[0].finish_reason == "length"
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (num_prompt_tokens, 40)
     assert answer.usage.total_tokens == num_prompt_tokens + 40
-
-
-def generate(folder: Path, prompt: str, max_tokens: int) -> tuple[str, int]:
-    """What transformers' generate adds to ``prompt``, and the prompt's tokens."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    inputs = tokenizer(prompt, return_tensors="pt")
-    length = inputs["input_ids"].shape[1]
-    output = model.generate(
-        inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        do_sample=False,
-        max_new_tokens=max_tokens,
-        min_new_tokens=max_tokens,
-    )
-    whole, start = tokenizer.decode(output[0]), tokenizer.decode(output[0][:length])
-    return whole[len(start) :], length
 
 
 def test_prompts_as_tokens_and_in_lists(client: openai.OpenAI, generator_folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,8 +14,8 @@ from fastserve_ray.engines.table import open_engine
 from fastserve_ray.serve.deploy import ServedApp, deploy
 from fastserve_ray.spec.serve import AutoscalingSpec, FurtherModelSpec, ServeSpec, ShardsSpec
 from fastserve_ray.spec.weights import WeightsSpec
-from tests.integration.served import save_embedder
-from tests.integration.test_serve import generate
+from tests.integration.served import generate, save_embedder
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,7 +108,7 @@ def test_serving_goes_on_when_servers_and_a_replica_are_lost(stored_app: ServedA
     for handle in (*handles, victim):
         ray.kill(handle)
     deadline = time.monotonic() + DEADLINE_S
-    ray.kill(successor_of(name, handles, deadline))
+    ray.kill(wait_for(lambda: successor_of(name, handles), DEADLINE_S, "the server is started again"))
     while len(actors("SERVE_REPLICA") - old_replicas) < 1 or len(actors("SERVE_DEPLOYMENT_ACTOR")) < 2:
         assert time.monotonic() < deadline, actors("SERVE_REPLICA")
         time.sleep(0.2)
@@ -125,15 +124,13 @@ def test_serving_goes_on_when_servers_and_a_replica_are_lost(stored_app: ServedA
             time.sleep(0.2)
 
 
-def successor_of(name: str, handles: Sequence[ActorHandle[Any]], deadline: float) -> ActorHandle[Any]:
-    """The actor that has this name and is none of ``handles``, as soon as Ray knows it: it does not run yet."""
-    while time.monotonic() < deadline:
-        with suppress(ValueError):
-            handle = ray.get_actor(name, namespace=NAMESPACE)
-            if handle not in handles:
-                return handle
-        time.sleep(0.01)
-    raise AssertionError(f"{name} is not started again")
+def successor_of(name: str, handles: Sequence[ActorHandle[Any]]) -> ActorHandle[Any] | None:
+    """The actor that has this name and is none of ``handles``, once Ray knows it: it does not run yet."""
+    try:
+        handle = ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return None
+    return None if handle in handles else handle
 
 
 def test_a_model_whose_layers_are_streamed(ray_cluster: str, generator_folder: Path, expected: str) -> None:

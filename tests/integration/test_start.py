@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -12,7 +11,7 @@ import ray
 from fastserve_ray.serve.start import ensure_serve, stop_serve
 from fastserve_ray.spec.serve import ServeSpec
 from tests.integration.faults import CLOSED
-from tests.integration.waiting import wait_for
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 
@@ -33,14 +32,14 @@ def test_a_proxy_that_is_lost_while_it_starts(ray_cluster: str) -> None:
 
 def lose_proxy() -> None:
     """As soon as Ray knows it: it does not run yet."""
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        for actor in ray.util.list_named_actors(all_namespaces=True):
-            if "SERVE_PROXY_ACTOR" in actor["name"]:
-                ray.kill(ray.get_actor(**actor))
-                return
-        time.sleep(0.01)
-    raise AssertionError("no proxy was started")
+    (proxy,) = wait_for(proxies, DEADLINE_S, "a proxy is started")
+    ray.kill(ray.get_actor(**proxy))
+
+
+def proxies() -> list[dict[str, str]]:
+    """Names and namespaces."""
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return [actor for actor in named if "SERVE_PROXY_ACTOR" in actor["name"]]
 
 
 def is_there(url: str) -> bool:

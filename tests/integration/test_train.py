@@ -25,9 +25,9 @@ from fastserve_ray.storage.filesystem import Storage
 from fastserve_ray.training.in_process import on_one_worker, train_in_process
 from fastserve_ray.training.job import TrainJob
 from fastserve_ray.training.launch import train_on_ray
-from tests.integration.waiting import wait_for
 from tests.s3_server import BUCKET, uri_of
 from tests.training.tiny import model_spec, train_spec, write_dataset
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from fastserve_ray.artifacts.manifest import Manifest

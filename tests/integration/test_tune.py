@@ -8,7 +8,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,9 +21,9 @@ from fastserve_ray.spec.load import spec_from_dict, with_overrides
 from fastserve_ray.storage.filesystem import Storage
 from fastserve_ray.tune.records import TrialStore
 from fastserve_ray.tune.search import search_on_ray
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from fastserve_ray.artifacts.manifest import Manifest
@@ -261,7 +260,8 @@ def test_a_search_that_is_killed_goes_on_with_the_trials_that_are_left(
     victim = subprocess.Popen([sys.executable, "-c", VICTIM, ray_cluster, str(tmp_path / "arguments")])
     store = TrialStore(search.storage, f"checkpoints/{artifact_id('tune', digest_of('killed'))}")
     try:
-        wait_for(lambda: bool(store.load()), victim)
+        wait_for(lambda: store.load() or victim.poll() is not None, 120, "a trial has ended")
+        assert store.load(), "the victim ended by itself"
     finally:
         victim.send_signal(signal.SIGKILL)
         victim.wait()
@@ -274,14 +274,6 @@ def test_a_search_that_is_killed_goes_on_with_the_trials_that_are_left(
     for trial in trials:
         if trial["trial"] in kept:
             assert trial["seconds"] == kept[trial["trial"]].seconds
-
-
-def wait_for(condition: Callable[[], bool], victim: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 120
-    while not condition():
-        assert victim.poll() is None, "the victim ended by itself"
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_trial_that_fits_nowhere_is_refused_at_once(search: Search) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import time
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fastserve_ray.weights.store import WeightStore
+from tests.waiting import wait_for
 from tests.weights.models import Layers
 
 STORE_BYTES = 100 * 2**20
@@ -71,7 +71,7 @@ def lose_a_node(cluster: Cluster, holder: Any, reader: Any) -> dict[str, Any]:
     add_shelf(cluster)
     cluster.remove_node(holder, allow_graceful=False)
     reading = late.read.remote(store)
-    after = {moved(server, before) for server in store.servers}
+    after = {wait_for(partial(node_of, server, before), TIMEOUT_S, "the server has moved") for server in store.servers}
     size = ray.get(reading)
     return {
         "were_on": before == {holder.node_id},
@@ -80,16 +80,13 @@ def lose_a_node(cluster: Cluster, holder: Any, reader: Any) -> dict[str, Any]:
     }
 
 
-def moved(server: Any, before: set[str]) -> str:
-    """The node of a server as soon as it is none of ``before``: processes of a lost node may answer a little longer."""
-    deadline = time.monotonic() + TIMEOUT_S
-    node_id = ""
-    while not node_id or node_id in before:
-        assert time.monotonic() < deadline, "the server stays where it was"
-        with suppress(RayActorError):
-            node_id = ray.get(server.node_id.remote(), timeout=TIMEOUT_S)
-        time.sleep(0.1)
-    return node_id
+def node_of(server: Any, before: set[str]) -> str | None:
+    """The node of a server that is none of ``before``: processes of a lost node may answer a little longer."""
+    try:
+        node_id = str(ray.get(server.node_id.remote(), timeout=TIMEOUT_S))
+    except RayActorError:
+        return None
+    return None if node_id in before else node_id
 
 
 def reader_on(node: Any) -> Any:

@@ -26,7 +26,7 @@ from fastserve_ray.training.launch import train_on_ray
 from tests.integration.faults import Clients
 from tests.integration.nodes.machines import Nodes, kill
 from tests.integration.nodes.program import BACK_S, NAME, TOKENS, is_late_checkpoint, load, outcomes, say
-from tests.integration.waiting import wait_for
+from tests.waiting import wait_for
 
 ANSWERS_WITHOUT_HEAD = 20
 

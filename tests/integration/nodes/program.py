@@ -26,7 +26,7 @@ from fastserve_ray.spec.weights import WeightsSpec
 from fastserve_ray.training.launch import train_on_ray
 from tests.integration.faults import Clients, Seen
 from tests.integration.nodes.machines import Nodes, kill
-from tests.integration.waiting import wait_for
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -16,7 +16,7 @@ from tests.integration.nodes.head_loss import Work
 from tests.integration.nodes.inputs import Training, check_metrics, prepare_training, run_program
 from tests.integration.nodes.machines import Machine, new_cluster, own_networks, why_no_networks
 from tests.integration.nodes.program import TOKENS
-from tests.integration.test_serve import generate
+from tests.integration.served import generate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

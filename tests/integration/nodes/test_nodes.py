@@ -11,7 +11,7 @@ from tests.integration.faults import PROMPT
 from tests.integration.nodes.inputs import Training, check_metrics, prepare_training, run_program
 from tests.integration.nodes.machines import new_cluster, one_network, own_networks, why_no_networks
 from tests.integration.nodes.program import TOKENS, Work
-from tests.integration.test_serve import generate
+from tests.integration.served import generate
 
 if TYPE_CHECKING:
     from pathlib import Path
