@@ -25,8 +25,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED) ## Train, tune, compress, verify and serve a small model from one YAML (WAIT=0: stop after the sample).
 	$(BIN)/fastserve run cluster/quickstart.yaml $(if $(filter 0,$(WAIT)),--no-wait,--wait)
 
-test: check helm ## Static checks, then all tests, in two processes.
-	$(BIN)/python -m pytest -n 2
+test: check helm ## Static checks, then all tests: in two processes, but for those that run alone.
+	@$(BIN)/python -m pytest -n 2 -m 'not alone'; beside=$$?; $(BIN)/python -m pytest -m alone && exit $$beside
 
 check: $(INSTALLED) ## Lint, format, types, layers, spelling.
 	$(BIN)/ruff check .

@@ -24,15 +24,13 @@ set_environment()
 
 WITH_RAY = ("tests/integration/", "tests/deployments/", "tests/weights/", "tests/serve/test_stored.py")
 """Tests that use the Ray of `ray_cluster`, or start one."""
-SEVERAL_NODES = ("tests/integration/nodes/", "tests/weights/test_nodes.py")
-"""Of those, tests in processes and clusters of their own, which take minutes."""
 
 
 class ByFile(LoadFileScheduling):
     """For ``pytest -n``: a file's tests run in one process, and the tests that share a Ray in the same one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(WITH_RAY) and not nodeid.startswith(SEVERAL_NODES):
+        if nodeid.startswith(WITH_RAY):
             return WITH_RAY[0]
         return str(super()._split_scope(nodeid))
 

@@ -53,6 +53,8 @@ class Failure:
     """OpenAI's error type; default: by the status."""
     may_retry: bool = False
     """Nothing is wrong with the request: another replica may answer it."""
+    replica: str | None = None
+    """Id of the actor that was lost, where it is known."""
 
     @property
     def type(self) -> str:
@@ -118,10 +120,14 @@ def unavailable(message: str) -> Failure:
     return Failure(503, message, code="unavailable", retry_after_s=RETRY_AFTER_S)
 
 
-def lost() -> Failure:
-    """The replica of a request has ended before it answered."""
+def lost(replica: str | None = None) -> Failure:
+    """The replica of a request has ended before it answered.
+
+    Args:
+        replica: id of its actor.
+    """
     message = "the replica that ran this request was lost; try again"
-    return Failure(503, message, code="unavailable", retry_after_s=RETRY_AFTER_S, may_retry=True)
+    return Failure(503, message, code="unavailable", retry_after_s=RETRY_AFTER_S, may_retry=True, replica=replica)
 
 
 def timed_out(seconds: float) -> Failure:

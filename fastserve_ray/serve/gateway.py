@@ -310,7 +310,7 @@ def _failure_of(error: Exception) -> Failure:
     if isinstance(error, DeploymentUnavailableError):
         return unavailable("the model is not running: its replicas do not start")
     if isinstance(error, RayActorError):
-        return lost()
+        return lost(error.actor_id)
     if isinstance(error, TaskCancelledError):
         return unavailable("this request was cancelled in its replica; try again")
     return internal(f"{type(error).__name__} while the request ran; see the server's log")

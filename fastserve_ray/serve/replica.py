@@ -67,6 +67,9 @@ class GenerateReplica:
 
     async def stream(self, call: GenerateCall) -> AsyncGenerator[Frame | Failure, None]:
         """Frames as they come; a failure, if any, is the last item. Closing it cancels the call."""
+        if self._has_lost_shards():
+            yield _lost()
+            return
         frames = None
         self._num_calls += 1
         try:
@@ -83,6 +86,8 @@ class GenerateReplica:
 
     async def complete(self, call: GenerateCall) -> Frame | Failure:
         """Everything in one frame."""
+        if self._has_lost_shards():
+            return _lost()
         self._num_calls += 1
         try:
             with self._callers.waiting(call.caller):
@@ -163,7 +168,7 @@ class GenerateReplica:
     def _failure(self, error: RequestFailed | StreamFailed | FastServeError, call: GenerateCall) -> Failure:
         """What fails while shards are gone fails for that reason."""
         if self._has_lost_shards() and not isinstance(error, RequestFailed):
-            return lost()
+            return _lost()
         return _failure(error, call.constraint_field)
 
     async def _frames(self, call: GenerateCall, *, heartbeat_s: float | None = None) -> AsyncGenerator[Frame, None]:
@@ -280,8 +285,15 @@ def _failure(
     if isinstance(error, FastServeError):
         return of_engine(error, constraint_field)
     if error.finish_reason == "cancelled":
-        return lost()
+        return _lost()
     return internal(error.error or "the engine failed on this request")
+
+
+def _lost() -> Failure:
+    """What this replica says when it cannot answer any more."""
+    import ray
+
+    return lost(ray.get_runtime_context().get_actor_id())
 
 
 def replica_id() -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 MAX_TRIES = 3
 """Replicas that one request is sent to, one after the other, when they are lost: it may be what ends them."""
 RETRY_PAUSE_S = 0.1
-"""Until the router has heard of the loss, too."""
+"""The router may not have heard of the loss by then, and choose the same replica again: that is not another try."""
 
 
 class Tries:
@@ -23,11 +23,14 @@ class Tries:
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
-        self._num_left = MAX_TRIES - 1
+        self._num_left = MAX_TRIES
+        self._lost: set[str] = set()
+        """Ids of the replicas' actors, as far as they are known."""
+        self._is_answered = False
 
     def end(self) -> None:
         """Something was answered, so this try is the last."""
-        self._num_left = 0
+        self._is_answered = True
 
     async def pause_after(self, failed: RequestFailed) -> None:
         """Wait a moment for the next try.
@@ -36,7 +39,11 @@ class Tries:
             RequestFailed: there is none.
         """
         has_time = asyncio.get_running_loop().time() + RETRY_PAUSE_S < self._deadline
-        if not (failed.failure.may_retry and self._num_left and has_time):
+        replica = failed.failure.replica
+        if replica not in self._lost:
+            self._num_left -= 1
+        if replica is not None:
+            self._lost.add(replica)
+        if not (failed.failure.may_retry and self._num_left and has_time) or self._is_answered:
             raise failed
-        self._num_left -= 1
         await asyncio.sleep(RETRY_PAUSE_S)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import psutil
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 WHOLE, LONG = 40, 400
 """Tokens. A stream of the second length goes on for a second and more after its first token."""

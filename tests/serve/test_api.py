@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.serve.exceptions import BackPressureError
 
 from fastserve_ray.serve import gateway
@@ -22,12 +22,13 @@ from fastserve_ray.serve.metrics import ServerMetrics
 from fastserve_ray.serve.retries import MAX_TRIES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 BODY = {"model": "m", "prompt": "p"}
 FIRST = Frame((Piece(0, "a"),), 3, 1, 0.1)
 LAST = Frame((Piece(0, "b", "stop"),), 3, 2)
 ALIVE = Frame((), 3, 1)
+ACTOR_ID = "0a" * 16
 
 
 class FakeResponse:
@@ -86,15 +87,18 @@ class FakeHandle:
 
 
 class UnluckyHandle(FakeHandle):
-    """The first calls go to replicas that are lost, ``num_lost`` of them; the next answers ``items``."""
+    """The first calls go to replicas that are lost and end so; the next answers ``items``."""
 
-    def __init__(self, loss: Any, num_lost: int, *items: Any) -> None:
+    def __init__(self, losses: Sequence[Any], *items: Any) -> None:
         super().__init__(*items)
-        self._loss = loss
-        self._num_lost = num_lost
+        self._losses = losses
 
     def _next_items(self) -> list[Any]:
-        return [self._loss] if self.num_calls <= self._num_lost else self._items
+        return [self._losses[self.num_calls - 1]] if self.num_calls <= len(self._losses) else self._items
+
+
+def answers(stream: bool) -> list[Frame]:
+    return [FIRST, LAST] if stream else [merge_frames([FIRST, LAST])]
 
 
 def client(handle: FakeHandle, metrics: ServerMetrics | None = None, *, timeout_s: float = 0.2) -> httpx.AsyncClient:
@@ -142,7 +146,7 @@ async def test_failures_before_the_first_token_are_statuses(item: Any, status: i
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("loss", [RayActorError(), lost()])
 async def test_a_request_whose_replica_is_lost_goes_to_another(loss: Any, stream: bool) -> None:
-    handle = UnluckyHandle(loss, 2, *((FIRST, LAST) if stream else (merge_frames([FIRST, LAST]),)))
+    handle = UnluckyHandle([loss] * 2, *answers(stream))
     async with client(handle, timeout_s=5) as http:
         response = await http.post("/v1/completions", json={**BODY, "stream": stream})
     assert response.status_code == 200
@@ -155,8 +159,28 @@ async def test_a_request_whose_replica_is_lost_goes_to_another(loss: Any, stream
 
 
 @pytest.mark.parametrize("stream", [False, True])
+async def test_a_replica_that_is_on_its_way_out_is_one_try(stream: bool) -> None:
+    """The router sends requests there until it has heard of the end: first refused, then cut off."""
+    gone = ActorUnavailableError("gone", bytes.fromhex(ACTOR_ID))
+    handle = UnluckyHandle([lost(ACTOR_ID)] * 2 * MAX_TRIES + [gone], *answers(stream))
+    async with client(handle, timeout_s=5) as http:
+        response = await http.post("/v1/completions", json={**BODY, "stream": stream})
+    assert response.status_code == 200
+    assert handle.num_calls == 2 * MAX_TRIES + 2
+
+
+async def test_a_stream_that_has_begun_after_a_loss_is_not_begun_again() -> None:
+    handle = UnluckyHandle([lost(ACTOR_ID)], FIRST, lost(ACTOR_ID))
+    async with client(handle, timeout_s=5) as http:
+        response = await http.post("/v1/completions", json={**BODY, "stream": True})
+    assert handle.num_calls == 2
+    assert response.text.count('"text":"a"') == 1
+    assert '"code":"unavailable"' in response.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_a_request_that_ends_its_replicas_is_given_up(stream: bool) -> None:
-    handle = UnluckyHandle(RayActorError(), 100)
+    handle = UnluckyHandle([RayActorError()] * 100)
     async with client(handle, timeout_s=5) as http:
         response = await http.post("/v1/completions", json={**BODY, "stream": stream})
     assert (response.status_code, error_of(response)["code"], handle.num_calls) == (503, "unavailable", MAX_TRIES)

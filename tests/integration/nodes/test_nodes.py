@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.integration.nodes.machines import Machine
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(900)]
 
 NUM_MACHINES = 6
 """The head, two nodes, and one for each that is lost."""
