@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "fastserve_ray.serve.proxy:middlewares",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20",
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
 }
 """The second: Serve starts a proxy anew after three checks that failed, which takes half a minute by its default. The
-others make what goes through Serve cheaper: its gRPC instead of Ray objects between proxy and ingress, and one thread
-less to pass in ingress and replicas, whose event loops do nothing that takes time."""
+third is for one that has not started yet: a busy machine needs longer for it than three times Serve's 5 s, and its
+successor is not faster. The others make what goes through Serve cheaper: its gRPC instead of Ray objects between proxy
+and ingress, and one thread less to pass in ingress and replicas, whose event loops do nothing that takes time."""
 
 
 def set_environment() -> None:

@@ -85,7 +85,7 @@ def ensure_serve(spec: ServeSpec) -> tuple[str, bool]:
     running = _running_http()
     if running is None:
         port = choose_port(spec.host, spec.port)
-        _start_serve({"host": spec.host, "port": port})
+        start_serve({"host": spec.host, "port": port})
         return base_url(spec.host, port, spec.route_prefix), True
     host, port = running
     if spec.port not in (0, port):
@@ -98,7 +98,7 @@ def ensure_serve(spec: ServeSpec) -> tuple[str, bool]:
     return base_url(host, port, spec.route_prefix), False
 
 
-def _start_serve(http_options: dict[str, Any]) -> None:
+def start_serve(http_options: dict[str, Any]) -> None:
     """Serve's controller starts another proxy in place of one that is lost while it starts, as on a machine that is so
     busy that it does not answer in time; the call that waits for the first one fails, and the next one joins."""
     try:

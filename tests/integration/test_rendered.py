@@ -16,7 +16,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from fastserve_ray.cluster.table import render
 from fastserve_ray.serve.ports import choose_port
-from fastserve_ray.serve.start import stop_serve
+from fastserve_ray.serve.start import start_serve, stop_serve
 from fastserve_ray.spec.keys import hash_of
 from fastserve_ray.spec.load import spec_from_dict
 from tests.integration.served import save_classifier
@@ -84,8 +84,8 @@ def rendered(ray_cluster: str, generator_folder: Path, tmp_path_factory: pytest.
 @pytest.fixture(scope="module")
 def url(rendered: dict[str, Any]) -> Iterator[str]:
     parsed = ServeDeploySchema.model_validate(rendered)
-    serve.start(http_options=rendered["http_options"])
     try:
+        start_serve(rendered["http_options"])
         _get_global_client().deploy_apps(parsed)
         _wait_until_running(rendered["applications"][0]["name"])
         http = rendered["http_options"]

@@ -102,6 +102,7 @@ imagePullSecrets:
 - {name: FASTSERVE_CACHE, value: /cache/fastserve}
 - {name: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, value: "fastserve_ray.serve.proxy:middlewares"}
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "2"}
+- {name: RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S, value: "20"}
 - {name: RAY_SERVE_PROXY_USE_GRPC, value: "1"}
 - {name: RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD, value: "0"}
 {{- range $name, $value := .Values.env }}
