@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-WHOLE, LONG = 40, 800
-"""Tokens. A stream of the second length goes on for two seconds and more after its first token."""
+WHOLE, LONG = 40, 400
+"""Tokens. A stream of the second length goes on for a second and more after its first token."""
 SHARD, REPLICA, INGRESS = "ShardHost", f"ServeReplica:tiny:{deployment_name('tiny')}", "ServeReplica:tiny:ingress"
 SPEC = ServeSpec(port=0, shards=ShardsSpec(tensor=2))
 

@@ -132,6 +132,12 @@ def held(tally: Any) -> list[int]:
     return sorted(counts.values())
 
 
+def known(elsewhere: Any) -> dict[str, float]:
+    """By replica, its load in tokens as far as it has been told there."""
+    loads: dict[str, float] = ray.get(elsewhere.loads.remote())
+    return loads
+
+
 def answer(response: Any) -> str:
     return str(response.result(timeout_s=DEADLINE_S))
 
@@ -171,12 +177,15 @@ def test_full_replicas_make_requests_wait_in_the_router(handle: Any, tally: Any)
     assert all(answer(done) for done in calls)
 
 
-def test_calls_that_are_cancelled_leave_no_load(handle: Any, tally: Any) -> None:
+def test_calls_that_are_cancelled_leave_no_load(handle: Any, elsewhere: Any, tally: Any) -> None:
+    """Neither here nor in a router that has heard of them."""
     calls = [handle.hold.remote(call(f"left {PROMPT}", tokens=10_000.0)) for _ in range(6)]
     wait_for(lambda: sum(held(tally)) == 6, DEADLINE_S, "all calls are in a replica")
+    wait_for(lambda: sum(known(elsewhere).values()) >= 60_000, DEADLINE_S, "the reports have come")
     for left in calls:
         left.cancel()
     wait_until_idle(handle)
+    wait_for(lambda: not sum(known(elsewhere).values()), DEADLINE_S, "and that they have ended")
     ray.get(tally.release.remote())
 
 
@@ -188,11 +197,12 @@ def test_a_router_elsewhere_keeps_off_what_this_process_has_loaded(handle: Any, 
     home = ray.get(elsewhere.name.remote(call(idle)))
     busy = handle.hold.remote(call(idle, tokens=50_000.0))
     wait_for(lambda: sum(held(tally)) == 1, DEADLINE_S, "the call is in a replica")
-    wait_for(lambda: max(ray.get(elsewhere.loads.remote()).values()) >= 50_000, DEADLINE_S, "the report has come")
-    (loaded,) = (name for name, load in ray.get(elsewhere.loads.remote()).items() if load >= 50_000)
-    assert loaded == home, "where the other process would have gone"
+    loaded = wait_for(
+        lambda: [name for name, load in known(elsewhere).items() if load >= 50_000], DEADLINE_S, "the report has come"
+    )
+    assert loaded == [home], "where the other process would have gone"
     assert ray.get(elsewhere.name.remote(call(idle))) != home
     ray.get(tally.release.remote())
     assert answer(busy) == home
-    wait_for(lambda: not max(ray.get(elsewhere.loads.remote()).values()), DEADLINE_S, "and that it has ended")
+    wait_for(lambda: not sum(known(elsewhere).values()), DEADLINE_S, "and that it has ended")
     assert ray.get(elsewhere.name.remote(call(f"{idle} again"))) == home
