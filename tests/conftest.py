@@ -24,15 +24,13 @@ set_environment()
 
 WITH_RAY = ("tests/integration/", "tests/deployments/", "tests/weights/", "tests/serve/test_stored.py")
 """Tests that use the Ray of `ray_cluster`, or start one."""
-BESIDE_THEM = "tests/integration/test_quickstart.py"
-"""Has minutes to do with a Ray of its own: in the other process both end at about the same time."""
 
 
 class ByFile(LoadFileScheduling):
     """For ``pytest -n``: a file's tests run in one process, and the tests that share a Ray in the same one."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(WITH_RAY) and not nodeid.startswith(BESIDE_THEM):
+        if nodeid.startswith(WITH_RAY):
             return WITH_RAY[0]
         return str(super()._split_scope(nodeid))
 
